@@ -1,0 +1,307 @@
+//! Queue, writer, allocator and waiters under every interleaving (within a bound), by `loom`.
+//!
+//! The modules are the very sources of the crate, compiled here against loom's primitives instead of the standard
+//! library's: they take everything concurrent from `super::sync`. So nothing in the crate knows of the model checker,
+//! and this runs in an ordinary `cargo test`.
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "the modules are used in part")]
+
+#[path = "../src/crc.rs"]
+mod crc;
+#[path = "../src/disk.rs"]
+mod disk;
+#[path = "../src/error.rs"]
+mod error;
+#[path = "../src/frame.rs"]
+mod frame;
+#[path = "../src/progress.rs"]
+mod progress;
+#[path = "../src/queue.rs"]
+mod queue;
+#[path = "../src/record.rs"]
+mod record;
+#[path = "../src/spare.rs"]
+mod spare;
+
+mod header {
+    pub(crate) const SEGMENT_HEADER: usize = 4096;
+}
+
+/// What `src/sync.rs` offers, on loom.
+mod sync {
+    use std::time::Duration;
+
+    pub(crate) use loom::sync::MutexGuard;
+    pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+    pub(crate) use loom::thread::{Thread, current, park};
+
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().expect("unpoisoned")
+        }
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct Condvar(loom::sync::Condvar);
+
+    impl Condvar {
+        pub(crate) fn new() -> Self {
+            Self(loom::sync::Condvar::new())
+        }
+        pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+            self.0.wait(guard).expect("unpoisoned")
+        }
+        pub(crate) fn wait_for<'a, T>(&self, guard: MutexGuard<'a, T>, _: Duration) -> MutexGuard<'a, T> {
+            self.wait(guard)
+        }
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
+        }
+        pub(crate) fn notify_all(&self) {
+            self.0.notify_all();
+        }
+    }
+}
+
+type Lsn = u64;
+const MAX_RECORD: usize = 64 << 20;
+
+use std::path::PathBuf;
+use std::sync::Arc as StdArc;
+
+use disk::{Disk, DiskFile};
+use error::Error;
+use loom::sync::Arc;
+use loom::thread;
+use progress::Progress;
+use queue::{Entry, Queue, Take};
+use record::Record;
+use spare::Spare;
+
+#[derive(Debug)]
+struct NoFile;
+
+impl DiskFile for NoFile {
+    fn read_at(&self, _: &mut [u8], _: u64) -> std::io::Result<usize> {
+        Ok(0)
+    }
+    fn write_all_at(&self, _: &[u8], _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn sync_data(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn sync_all(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn set_len(&self, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn len(&self) -> std::io::Result<u64> {
+        Ok(0)
+    }
+    fn map(&self) -> std::io::Result<bytes::Bytes> {
+        Ok(bytes::Bytes::new())
+    }
+}
+
+fn spare() -> Spare {
+    Spare { path: PathBuf::new(), file: StdArc::new(NoFile), capacity: 1 << 16 }
+}
+
+fn full() -> Error {
+    Error::StorageFull { path: PathBuf::new() }
+}
+
+struct Model {
+    queue: Queue,
+    progress: Progress,
+}
+
+impl Model {
+    fn new(limit: usize, room: u64, ready: Vec<Spare>) -> Arc<Self> {
+        Arc::new(Self { queue: Queue::new(limit, 0, 0, room, ready), progress: Progress::new(0) })
+    }
+
+    /// What the writer thread does, less the disk: takes groups, checks their order, publishes.
+    fn write(&self, fail_at: Option<Lsn>) {
+        let mut written = 0;
+        let mut group = Vec::new();
+        while self.queue.take(&mut group, None) == Take::Group {
+            written += group.drain(..).filter(|e| matches!(e, Entry::Record(_))).count() as u64;
+            if fail_at.is_some_and(|at| written >= at) {
+                self.queue.end(Error::Closed, true);
+                self.progress.end(Error::Closed);
+                return;
+            }
+            self.progress.advance(written);
+            self.progress.finish();
+        }
+        self.progress.end(Error::Closed);
+    }
+
+    fn commit(&self) -> Result<Lsn, Error> {
+        let lsn = self.queue.push(Record::new(Vec::new()))?;
+        self.progress.wait_blocking(lsn)?;
+        assert!(self.progress.durable() >= lsn, "answered before it was durable");
+        Ok(lsn)
+    }
+}
+
+fn explore(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    // Bugs of this kind need few preemptions; without a bound the search takes hours.
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}
+
+#[test]
+fn two_writers_are_both_answered_with_numbers_of_their_own() {
+    explore(|| {
+        let model = Model::new(1 << 20, 1 << 20, Vec::new());
+        let writer = thread::spawn({
+            let m = Arc::clone(&model);
+            move || m.write(None)
+        });
+        let other = thread::spawn({
+            let m = Arc::clone(&model);
+            move || m.commit().expect("committed")
+        });
+        let mine = model.commit().expect("committed");
+        let theirs = other.join().expect("ends");
+        assert_eq!(mine + theirs, 3, "{mine} and {theirs}");
+        model.queue.end(Error::Closed, false);
+        writer.join().expect("ends");
+    });
+}
+
+#[test]
+fn a_full_queue_lets_everybody_through_in_the_end() {
+    explore(|| {
+        let model = Model::new(1, 1 << 20, Vec::new());
+        let writer = thread::spawn({
+            let m = Arc::clone(&model);
+            move || m.write(None)
+        });
+        let other = thread::spawn({
+            let m = Arc::clone(&model);
+            move || m.commit().expect("committed")
+        });
+        model.commit().expect("committed");
+        other.join().expect("ends");
+        model.queue.end(Error::Closed, false);
+        writer.join().expect("ends");
+    });
+}
+
+#[test]
+fn a_failure_reaches_every_waiter_and_nobody_waits_for_ever() {
+    explore(|| {
+        let model = Model::new(1 << 20, 1 << 20, Vec::new());
+        let writer = thread::spawn({
+            let m = Arc::clone(&model);
+            move || m.write(Some(2))
+        });
+        let other = thread::spawn({
+            let m = Arc::clone(&model);
+            move || m.commit().is_ok()
+        });
+        let mine = model.commit().is_ok();
+        let theirs = other.join().expect("ends");
+        assert!(!(mine && theirs), "both were answered for, one of them failed");
+        writer.join().expect("ends");
+    });
+}
+
+#[test]
+fn a_close_answers_what_was_taken_in_and_refuses_the_rest() {
+    explore(|| {
+        let model = Model::new(1 << 20, 1 << 20, Vec::new());
+        let writer = thread::spawn({
+            let m = Arc::clone(&model);
+            move || m.write(None)
+        });
+        let committer = thread::spawn({
+            let m = Arc::clone(&model);
+            move || match m.queue.push(Record::new(Vec::new())) {
+                Ok(lsn) => m.progress.wait_blocking(lsn).expect("what was taken in is written"),
+                Err(error) => assert!(matches!(error, Error::Closed)),
+            }
+        });
+        model.queue.end(Error::Closed, false);
+        committer.join().expect("ends");
+        writer.join().expect("ends");
+    });
+}
+
+#[test]
+fn an_appender_without_room_gets_the_segment_that_the_allocator_makes() {
+    explore(|| {
+        let model = Model::new(1 << 20, 0, Vec::new());
+        let allocator = thread::spawn({
+            let m = Arc::clone(&model);
+            move || {
+                while let Some(wish) = m.queue.next_wish() {
+                    m.queue.answer(wish, Some(Ok(spare())));
+                }
+            }
+        });
+        let other = thread::spawn({
+            let m = Arc::clone(&model);
+            move || m.queue.push(Record::new(Vec::new()))
+        });
+        let mine = model.queue.push(Record::new(Vec::new())).expect("taken");
+        let theirs = other.join().expect("ends").expect("taken");
+        assert_eq!(mine + theirs, 3);
+        model.queue.end(Error::Closed, false);
+        allocator.join().expect("ends");
+    });
+}
+
+#[test]
+fn a_full_disk_is_an_answer_to_every_appender() {
+    explore(|| {
+        let model = Model::new(1 << 20, 0, Vec::new());
+        let allocator = thread::spawn({
+            let m = Arc::clone(&model);
+            move || {
+                while let Some(wish) = m.queue.next_wish() {
+                    m.queue.answer(wish, Some(Err(full())));
+                }
+            }
+        });
+        let other = thread::spawn({
+            let m = Arc::clone(&model);
+            move || m.queue.push(Record::new(Vec::new()))
+        });
+        assert!(matches!(model.queue.push(Record::new(Vec::new())), Err(Error::StorageFull { .. })));
+        assert!(matches!(other.join().expect("ends"), Err(Error::StorageFull { .. })));
+        assert_eq!(model.queue.last(), 0, "a refused record has no number");
+        model.queue.end(Error::Closed, false);
+        allocator.join().expect("ends");
+    });
+}
+
+#[test]
+fn a_dropped_wait_leaves_nothing_behind_and_takes_nobody_elses_wake() {
+    use std::future::Future;
+    use std::pin::Pin;
+    explore(|| {
+        let model = Model::new(1 << 20, 1 << 20, Vec::new());
+        let writer = thread::spawn({
+            let m = Arc::clone(&model);
+            move || m.progress.advance(1)
+        });
+        let mut dropped = model.progress.wait(1);
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let _ = Pin::new(&mut dropped).poll(&mut context);
+        drop(dropped);
+        model.progress.wait_blocking(1).expect("durable");
+        writer.join().expect("ends");
+    });
+}
