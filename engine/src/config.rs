@@ -1,0 +1,57 @@
+//! What a database is opened with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kalamdb_wal::{Clock, Disk, RealDisk, Retain, SyncPolicy, SystemClock};
+
+/// What a database is opened with. Clock, disk and randomness are values, so that a whole database can run in a
+/// deterministic simulation.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The data directory; created if it is not there.
+    pub dir: PathBuf,
+    /// The filesystem.
+    pub disk: Arc<dyn Disk>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Seeds the random source; taken from the operating system if absent.
+    pub random_seed: Option<u64>,
+    /// This node's number, 0 to 1023, part of every generated id.
+    pub node_id: u16,
+    /// When a commit counts as durable.
+    pub sync: SyncPolicy,
+    /// Bytes of one log segment.
+    pub log_segment_bytes: u64,
+    /// How much log is kept beyond what recovery needs, for live queries that resume.
+    pub retain: Retain,
+    /// Hot rows at which a partition is flushed, unless its table says otherwise.
+    pub flush_rows: u64,
+    /// Bytes of rows in memory from which on the largest partitions are flushed. At twice as many, commits wait.
+    pub memtable_bytes: usize,
+    /// How long a commit waits for flushes to make room before it fails with [`crate::Error::Overloaded`].
+    pub overload_wait: Duration,
+    /// Bytes of log that recovery may have to replay; the partitions that hold back more are flushed.
+    pub log_bytes: u64,
+}
+
+impl Config {
+    /// The defaults for a data directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            disk: Arc::new(RealDisk),
+            clock: Arc::new(SystemClock),
+            random_seed: None,
+            node_id: 0,
+            sync: SyncPolicy::Always,
+            log_segment_bytes: 64 << 20,
+            retain: Retain::default(),
+            flush_rows: 250_000,
+            memtable_bytes: 512 << 20,
+            overload_wait: Duration::from_secs(10),
+            log_bytes: 1 << 30,
+        }
+    }
+}

@@ -1,0 +1,520 @@
+//! The database: one value that owns the log, the catalog, the partitions and the order of commits.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use kalamdb_wal::{Clock, Disk, Log, Record, SyncPolicy};
+use parking_lot::{Mutex, RwLock};
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+
+use crate::catalog::{Catalog, Table, TableKind};
+use crate::codec::record;
+use crate::commit::{self, Committed, Prepared};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::feed::{Feed, Hub};
+use crate::flush::{self, FlushOutcome};
+use crate::flusher::Requests;
+use crate::hot::Hot;
+use crate::ids::{PartitionId, Seq, TableId, UserId, from_path_component, path_component};
+use crate::partition::{Partition, Version};
+use crate::sequencer::Sequencer;
+use crate::snapshot::{Registry, Snapshot};
+use crate::snowflake::Snowflakes;
+use crate::view::PartitionView;
+use crate::write::PartitionWrite;
+
+/// How often a commit is prepared anew because a flush came between.
+const STALE_RETRIES: usize = 100;
+
+/// A partition that is being or was loaded; a damaged one stays so until a restart.
+type Slot = Arc<OnceLock<Result<Arc<Partition>>>>;
+
+/// An open database. One per process and directory, shared behind an `Arc`.
+#[derive(Debug)]
+pub struct Database {
+    pub(crate) config: Config,
+    pub(crate) catalog: ArcSwap<Catalog>,
+    /// Held while the catalog changes.
+    pub(crate) ddl: tokio::sync::Mutex<()>,
+    pub(crate) partitions: RwLock<HashMap<PartitionId, Slot>>,
+    hot: Hot,
+    /// Read while files are being changed; true once the database closes.
+    closing: tokio::sync::RwLock<bool>,
+    sequencer: Arc<Sequencer>,
+    hub: Arc<Hub>,
+    snapshots: Arc<Registry>,
+    snowflakes: Snowflakes,
+    random: Mutex<StdRng>,
+    last_time: AtomicI64,
+    requests: Requests,
+    log: Log,
+    lock: Mutex<Option<Lock>>,
+}
+
+/// The directory's lock, held until it is dropped.
+struct Lock(#[expect(dead_code, reason = "held, not read")] Box<dyn Send + Sync>);
+
+impl std::fmt::Debug for Lock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lock")
+    }
+}
+
+/// The parts recovery hands over.
+pub(crate) struct Parts {
+    pub(crate) log: Log,
+    pub(crate) sequencer: Arc<Sequencer>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) lock: Box<dyn Send + Sync>,
+    pub(crate) catalog: Catalog,
+    pub(crate) requests: Requests,
+    pub(crate) hot: Hot,
+}
+
+impl Database {
+    pub(crate) fn assemble(config: Config, parts: Parts) -> Self {
+        let random = match config.random_seed {
+            Some(seed) => StdRng::seed_from_u64(seed),
+            None => StdRng::from_os_rng(),
+        };
+        Self {
+            snowflakes: Snowflakes::new(config.node_id),
+            config,
+            catalog: ArcSwap::from_pointee(parts.catalog),
+            ddl: tokio::sync::Mutex::default(),
+            partitions: RwLock::default(),
+            hot: parts.hot,
+            closing: tokio::sync::RwLock::new(false),
+            sequencer: parts.sequencer,
+            hub: parts.hub,
+            snapshots: Arc::default(),
+            random: Mutex::new(random),
+            last_time: AtomicI64::new(0),
+            requests: parts.requests,
+            log: parts.log,
+            lock: Mutex::new(Some(Lock(parts.lock))),
+        }
+    }
+
+    /// The current catalog.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.load_full()
+    }
+
+    /// The time.
+    pub fn clock(&self) -> &dyn Clock {
+        self.config.clock.as_ref()
+    }
+
+    /// What the database was opened with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A new unique id, greater than all before.
+    pub fn snowflake(&self) -> i64 {
+        self.snowflakes.next(self.clock().now_micros())
+    }
+
+    /// `count` new unique ids, rising.
+    pub fn snowflakes(&self, count: usize) -> Vec<i64> {
+        let first = self.snowflakes.take(self.clock().now_micros(), count);
+        (0..count).map(|n| self.snowflakes.nth(first, n)).collect()
+    }
+
+    /// Fills a buffer with random bytes fit for secrets.
+    pub fn random_bytes(&self, bytes: &mut [u8]) {
+        self.random.lock().fill_bytes(bytes);
+    }
+
+    /// The state that is durable now. Versions it sees are kept while it lives.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshots.open(|| self.sequencer.visible())
+    }
+
+    /// The newest state applied, durable or not, for statements that write: their own commit cannot be durable before
+    /// what they read. A client must not be told what such a snapshot shows before [`Database::until_visible`].
+    pub fn write_snapshot(&self) -> Snapshot {
+        self.snapshots.open(|| self.sequencer.applied())
+    }
+
+    /// The newest commit that is durable and visible.
+    pub fn visible(&self) -> Seq {
+        self.sequencer.visible()
+    }
+
+    /// Waits until a commit is durable and visible.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] if the log failed before.
+    pub async fn until_visible(&self, seq: Seq) -> Result<()> {
+        self.sequencer.until_visible(seq).await
+    }
+
+    /// Reads a partition at a snapshot; an empty view if it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::PartitionDamaged`] if its files are not what was written.
+    pub async fn view(
+        &self,
+        snapshot: &Snapshot,
+        table: &Arc<Table>,
+        user: Option<&UserId>,
+    ) -> Result<PartitionView> {
+        self.view_now(snapshot, table, user)
+    }
+
+    pub(crate) fn view_now(
+        &self,
+        snapshot: &Snapshot,
+        table: &Arc<Table>,
+        user: Option<&UserId>,
+    ) -> Result<PartitionView> {
+        let id = PartitionId { table: table.id, user: user.cloned() };
+        match self.existing_partition(table, &id)? {
+            Some(partition) => {
+                Ok(PartitionView::new(id, table.clone(), snapshot.seq(), &partition.version()))
+            }
+            None => Ok(PartitionView::empty(id, table.clone(), snapshot.seq())),
+        }
+    }
+
+    /// The owners of a USER table's partitions, sorted.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub async fn users_of(&self, table: &Table) -> Result<Vec<UserId>> {
+        let mut users = BTreeSet::new();
+        for (id, slot) in self.partitions.read().iter().filter(|(id, _)| id.table == table.id) {
+            // A commit that failed can leave an empty one; a damaged one does exist.
+            let there = slot.get().is_some_and(|p| p.as_ref().map_or(true, |p| !p.version().is_empty()));
+            if let Some(user) = id.user.as_ref().filter(|_| there) {
+                users.insert(user.clone());
+            }
+        }
+        let dir = self.table_dir(table);
+        match self.disk().read_dir(&dir) {
+            Ok(entries) => {
+                let names = entries.iter().filter(|e| e.is_dir).filter_map(|e| from_path_component(&e.name));
+                users.extend(names.filter_map(|name| UserId::new(&name).ok()));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io(format!("read {}", dir.display()), e)),
+        }
+        Ok(users.into_iter().collect())
+    }
+
+    /// Commits a write set. When this returns the commit is durable and visible to every later snapshot.
+    ///
+    /// Dropping the future leaves the commit to happen or not, as a lost connection would.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if a touched row or a table was changed since the caller read it: read and try again.
+    /// [`Error::UniqueViolation`], [`Error::NotNullViolation`], [`Error::TableNotFound`], [`Error::StorageFull`]: nothing
+    /// was changed. [`Error::ReadOnly`]: the log failed, and the commit may or may not be there after a restart.
+    /// [`Error::Overloaded`]: rows come faster than they can be flushed; nothing was changed.
+    pub async fn commit(&self, writes: Vec<PartitionWrite>) -> Result<Committed> {
+        let limit = self.config.memtable_bytes.saturating_mul(2);
+        if self.hot.bytes() > limit {
+            self.requests.memory();
+            self.hot.wait_below(limit, self.config.overload_wait).await?;
+        }
+        let (seq, time_us, answer) = match self.apply(writes) {
+            Ok(applied) => applied,
+            Err(error) => {
+                // The refusal may rest on a commit that is not durable yet; the client must not hear of it before.
+                if matches!(error, Error::UniqueViolation { .. }) {
+                    self.until_visible(self.sequencer.applied()).await?;
+                }
+                return Err(error);
+            }
+        };
+        answer.await.unwrap_or(Err(Error::Closed))?;
+        Ok(Committed { seq, time_us })
+    }
+
+    fn apply(&self, writes: Vec<PartitionWrite>) -> Result<(Seq, i64, crate::sequencer::Answer)> {
+        let mut prepared = Vec::with_capacity(writes.len());
+        for write in writes {
+            let id = PartitionId { table: write.table.id, user: write.user.clone() };
+            let partition = self.partition(&write.table, &id)?;
+            prepared.push(Prepared::new(partition, write)?);
+        }
+        prepared.sort_by(|a, b| a.partition().id.cmp(&b.partition().id));
+        if prepared.windows(2).any(|pair| pair[0].partition().id == pair[1].partition().id) {
+            return Err(Error::internal("commit", "two writes to one partition"));
+        }
+        for _ in 0..STALE_RETRIES {
+            prepared.iter_mut().try_for_each(Prepared::look_up)?;
+            let time_us = self.commit_time();
+            let bodies: Vec<_> =
+                prepared.iter().map(|p| (p.partition().id.clone(), p.schema_version(), p.body())).collect();
+            let record = Record::new(record::encode(time_us, &bodies)?);
+            let bytes = record.payload().len() as u64;
+            if let Some((seq, answer)) = commit::apply(self, &prepared, record, time_us)? {
+                prepared.iter().for_each(|p| self.maybe_flush(p.partition()));
+                self.ask_for_relief(seq, bytes);
+                return Ok((seq, time_us, answer));
+            }
+        }
+        Err(Error::Conflict)
+    }
+
+    /// The time of a new commit: never lower than that of one before, even if the clock jumped.
+    fn commit_time(&self) -> i64 {
+        let now = self.clock().now_micros();
+        now.max(self.last_time.fetch_max(now, Ordering::Relaxed))
+    }
+
+    /// Notes a time found on disk, so that new times and ids are greater.
+    pub(crate) fn note_time(&self, time_us: i64) {
+        self.last_time.fetch_max(time_us, Ordering::Relaxed);
+        self.snowflakes.advance_past(Snowflakes::new(0).next(time_us + 1_000));
+    }
+
+    /// Fails unless each table is what the current catalog says. Called under the partitions' locks.
+    pub(crate) fn check_tables<'a>(&self, tables: impl Iterator<Item = &'a Arc<Table>>) -> Result<()> {
+        let catalog = self.catalog.load();
+        for table in tables {
+            match catalog.table_by_id(table.id) {
+                None => return Err(Error::TableNotFound(table.qualified_name())),
+                Some(now) if now.schema.version() != table.schema.version() => return Err(Error::Conflict),
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a partition's hot rows to Parquet, everything applied so far included.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`] and other I/O errors: nothing is lost, a later flush tries again.
+    pub async fn flush(self: &Arc<Self>, table: &Arc<Table>, user: Option<&UserId>) -> Result<FlushOutcome> {
+        let id = PartitionId { table: table.id, user: user.cloned() };
+        match self.existing_partition(table, &id)? {
+            Some(partition) => flush::flush(self, table, &partition).await,
+            None => Ok(FlushOutcome::default()),
+        }
+    }
+
+    fn maybe_flush(&self, partition: &Arc<Partition>) {
+        let catalog = self.catalog.load();
+        let Some(table) = catalog.table_by_id(partition.id.table) else { return };
+        let limit = table.options.flush_rows.unwrap_or(self.config.flush_rows);
+        if partition.version().active.rows() >= limit
+            && !partition.flush_requested.swap(true, Ordering::AcqRel)
+        {
+            self.requests.partition(partition.id.clone());
+        }
+    }
+
+    /// Asks for flushes if memory or log have grown too large.
+    fn ask_for_relief(&self, seq: Seq, bytes: u64) {
+        if self.hot.bytes() > self.config.memtable_bytes {
+            self.requests.memory();
+        }
+        if self.hot.appended(seq, bytes) {
+            self.requests.log();
+        }
+    }
+
+    /// The change feed after a commit.
+    pub fn feed(self: &Arc<Self>, after: Seq) -> Feed {
+        Feed::new(self, self.hub.clone(), after)
+    }
+
+    /// The oldest commit the feed can still begin after.
+    pub fn feed_begin(&self) -> Seq {
+        self.log.first().saturating_sub(1)
+    }
+
+    /// The loaded partitions, with their current versions.
+    pub fn loaded_partitions(&self) -> Vec<(PartitionId, Arc<Version>)> {
+        let partitions = self.partitions.read();
+        let loaded = partitions.values().filter_map(|slot| slot.get()?.as_ref().ok());
+        loaded.map(|partition| (partition.id.clone(), partition.version())).collect()
+    }
+
+    /// A partition's current version, loading it if it exists.
+    ///
+    /// # Errors
+    /// [`Error::PartitionDamaged`] if its files are not what was written.
+    pub fn partition_version(&self, table: &Table, user: Option<&UserId>) -> Result<Option<Arc<Version>>> {
+        let id = PartitionId { table: table.id, user: user.cloned() };
+        Ok(self.existing_partition(table, &id)?.map(|partition| partition.version()))
+    }
+
+    /// Counters of the log.
+    pub fn log_metrics(&self) -> kalamdb_wal::Metrics {
+        self.log.metrics()
+    }
+
+    /// Waits for flushes and catalog changes under way, syncs and closes the log and gives up the directory. Commits
+    /// after it fail with [`Error::Closed`]; feeds end after the last commit.
+    ///
+    /// # Errors
+    /// What the log says, if it failed.
+    pub async fn close(&self) -> Result<()> {
+        // Whoever opens the directory next must not find us writing to it.
+        *self.closing.write().await = true;
+        let closed = self.log.close();
+        self.hub.close();
+        *self.lock.lock() = None;
+        Ok(closed?)
+    }
+
+    /// Keeps the database from being closed while files are changed.
+    pub(crate) async fn stay_open(&self) -> Result<tokio::sync::RwLockReadGuard<'_, bool>> {
+        let closing = self.closing.read().await;
+        if *closing { Err(Error::Closed) } else { Ok(closing) }
+    }
+
+    /// Makes everything enqueued survive a power cut, whatever the policy for commits is.
+    pub(crate) fn sync_log(&self) -> Result<()> {
+        if self.config.sync != SyncPolicy::Always {
+            self.log.sync()?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn hot(&self) -> &Hot {
+        &self.hot
+    }
+
+    pub(crate) fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    /// Holds the horizon where it is, at `limit` at the latest.
+    pub(crate) fn pin(&self, limit: Seq) -> Snapshot {
+        self.snapshots.pin(limit, || self.sequencer.visible())
+    }
+
+    /// A partition, if it is loaded and not damaged.
+    pub(crate) fn loaded(&self, id: &PartitionId) -> Option<Arc<Partition>> {
+        self.partitions.read().get(id)?.get()?.as_ref().ok().cloned()
+    }
+
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.config.disk
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(crate) fn sequencer(&self) -> &Sequencer {
+        &self.sequencer
+    }
+
+    /// The newest commit that every snapshot, open or to come, sees.
+    pub(crate) fn horizon(&self) -> Seq {
+        self.snapshots.horizon(|| self.sequencer.visible())
+    }
+
+    pub(crate) fn tables_dir(&self) -> PathBuf {
+        self.config.dir.join("tables")
+    }
+
+    pub(crate) fn table_dir(&self, table: &Table) -> PathBuf {
+        self.tables_dir().join(&table.path)
+    }
+
+    fn partition_dir(&self, table: &Table, id: &PartitionId) -> PathBuf {
+        let dir = self.table_dir(table);
+        match &id.user {
+            Some(user) => dir.join(path_component(user.as_str())),
+            None => dir,
+        }
+    }
+
+    /// The partition, loaded, or begun if it does not exist.
+    pub(crate) fn partition(&self, table: &Table, id: &PartitionId) -> Result<Arc<Partition>> {
+        if (table.kind == TableKind::User) != id.user.is_some() {
+            return Err(Error::internal("find a partition", "those of USER tables have owners, others none"));
+        }
+        let known = self.partitions.read().get(id).cloned();
+        let slot = known.unwrap_or_else(|| self.partitions.write().entry(id.clone()).or_default().clone());
+        let partition = slot.get_or_init(|| self.load(table, id).map(Arc::new)).clone()?;
+        partition.check_open()?;
+        Ok(partition)
+    }
+
+    fn load(&self, table: &Table, id: &PartitionId) -> Result<Partition> {
+        let (dir, now) = (self.partition_dir(table, id), self.clock().now_micros());
+        let partition = Partition::load(id.clone(), dir, self.disk(), table.schema.version(), now)?;
+        let manifest = &partition.version().manifest;
+        // New commits would get numbers that the manifest says it has.
+        if manifest.flushed_seq > self.visible() {
+            let (flushed, last) = (manifest.flushed_seq, self.visible());
+            let reason =
+                format!("its manifest is at commit {flushed}, the log ends at {last}: log files are missing");
+            return Err(Error::PartitionDamaged { partition: id.clone(), reason });
+        }
+        if !manifest.segments.is_empty() {
+            self.note_time(manifest.updated_at);
+        }
+        Ok(partition)
+    }
+
+    /// The partition, if it exists in memory or on disk; reading must not fill memory with empty ones.
+    fn existing_partition(&self, table: &Table, id: &PartitionId) -> Result<Option<Arc<Partition>>> {
+        let known = self.partitions.read().contains_key(id);
+        let dir = self.partition_dir(table, id);
+        if !known
+            && !self.disk().exists(&dir).map_err(|e| Error::io(format!("look for {}", dir.display()), e))?
+        {
+            return Ok(None);
+        }
+        self.partition(table, id).map(Some)
+    }
+
+    /// Moves the log's low-water mark to the oldest commit that is in memory only.
+    pub(crate) fn truncate_log(&self) -> Result<()> {
+        // First, so that a commit applied while we look has noted its partition or is after this.
+        let next = self.sequencer.applied().min(self.sequencer.visible()) + 1;
+        let keep = self.hot.first().map_or(next, |first| first.min(next));
+        Ok(self.log.truncate_before(keep)?)
+    }
+
+    /// Forgets the partitions of a table that was dropped and removes its files.
+    pub(crate) async fn remove_table_files(self: &Arc<Self>, table: &Arc<Table>) -> Result<()> {
+        let gone: Vec<Slot> = {
+            let mut partitions = self.partitions.write();
+            partitions.extract_if(|id, _| id.table == table.id).map(|(_, slot)| slot).collect()
+        };
+        for partition in gone.iter().filter_map(|slot| slot.get()?.as_ref().ok()) {
+            // Wait for a flush that is under way; the next one will not find the table.
+            drop(partition.flushing.lock().await);
+            // The same for a commit.
+            drop(partition.commit.lock());
+            partition.version().memtables().for_each(|memtable| self.hot.discount(memtable));
+        }
+        self.hot.forget(table.id);
+        let (database, dir) = (self.clone(), self.table_dir(table));
+        let removed = tokio::task::spawn_blocking(move || remove_dir(database.disk().as_ref(), &dir));
+        removed.await.unwrap_or_else(|e| Err(Error::internal("drop a table", e)))
+    }
+
+    pub(crate) fn table_is_current(&self, id: TableId) -> bool {
+        self.catalog.load().table_by_id(id).is_some()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.hub.close();
+    }
+}
+
+pub(crate) fn remove_dir(disk: &dyn Disk, dir: &std::path::Path) -> Result<()> {
+    match kalamdb_wal::durable::remove_dir(disk, dir) {
+        Err(kalamdb_wal::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => Ok(other?),
+    }
+}

@@ -1,0 +1,449 @@
+//! Flush: a partition's hot rows become a Parquet segment, and the log may forget them.
+//!
+//! The order that makes every crash point safe:
+//!
+//! 1. freeze the memtable (new commits go to a fresh one) and wait until its last commit is durable: a segment never
+//!    holds a commit that a crash could take back;
+//! 2. write the delete vectors of older segments as of that commit, then the segment; sync them and the directory. A
+//!    crash here leaves orphans; the manifest does not name them and the log still has the rows;
+//! 3. replace the manifest, which states the partition as of exactly that commit. Recovery replays later commits only;
+//! 4. install the version that reads the segment instead of the frozen memtable, moving the marks that came meanwhile
+//!    to the rows' new addresses (those marks' commits are after the manifest's, so replay would set them again);
+//! 5. move the log's low-water mark. A crash before it replays more than needed and skips what the manifest covers.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use kalamdb_wal::{Disk, durable};
+use roaring::RoaringBitmap;
+
+use crate::catalog::Table;
+use crate::commit::key_columns;
+use crate::database::Database;
+use crate::delete_vector;
+use crate::error::{Error, Result};
+use crate::ids::Seq;
+use crate::manifest::{FILE_NAME, Manifest, SegmentMeta};
+use crate::marks::Marks;
+use crate::memtable::{Memtable, Moved};
+use crate::partition::{Frozen, Partition, Version};
+use crate::rows::Rows;
+use crate::segment::Segment;
+use crate::segment::write::{Spec, write};
+use crate::types::TIMEZONE;
+
+/// Rows per batch handed to the Parquet writer.
+const BATCH_ROWS: usize = 8_192;
+
+/// What a flush did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FlushOutcome {
+    /// Rows written, tombstones included.
+    pub rows: u64,
+    /// Bytes of Parquet written.
+    pub bytes: u64,
+    /// Segments written.
+    pub segments: u64,
+    /// Every commit up to this one is in Parquet.
+    pub flushed_seq: Seq,
+}
+
+impl FlushOutcome {
+    /// Adds another flush's figures.
+    pub fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.bytes += other.bytes;
+        self.segments += other.segments;
+        self.flushed_seq = self.flushed_seq.max(other.flushed_seq);
+    }
+}
+
+/// What became of a frozen memtable's rows.
+struct Sorting {
+    moved: Moved,
+    /// Superseded rows that some snapshot still sees, by file row, with the commit that superseded them.
+    superseded: Vec<(Seq, u32)>,
+}
+
+/// Flushes a partition, everything applied so far included. A caller that goes away does not stop it.
+///
+/// # Errors
+/// [`Error::StorageFull`] and other I/O errors: the rows stay in memory and in the log, and the next flush tries again.
+/// [`Error::PartitionDamaged`], [`Error::Closed`].
+pub(crate) async fn flush(
+    database: &Arc<Database>,
+    table: &Arc<Table>,
+    partition: &Arc<Partition>,
+) -> Result<FlushOutcome> {
+    let (database, table, partition) = (database.clone(), table.clone(), partition.clone());
+    // A task of its own: dropped halfway, it would give up its locks while its files are still being written.
+    let task = tokio::spawn(async move { flush_all(&database, &table, &partition).await });
+    task.await.unwrap_or_else(|e| Err(Error::internal("flush", e)))
+}
+
+async fn flush_all(
+    database: &Arc<Database>,
+    table: &Arc<Table>,
+    partition: &Arc<Partition>,
+) -> Result<FlushOutcome> {
+    let _open = database.stay_open().await?;
+    let _one_at_a_time = partition.flushing.lock().await;
+    // Whatever comes of this one, the next that is due is a new request.
+    partition.flush_requested.store(false, Ordering::Release);
+    let mut outcome = FlushOutcome::default();
+    if !database.table_is_current(table.id) {
+        // Dropped meanwhile: its directory must not come back.
+        return Ok(outcome);
+    }
+    partition.check_open()?;
+    // A flush that failed left its memtable frozen; it goes first.
+    if let Some(frozen) = partition.version().frozen.clone() {
+        outcome.add(flush_frozen(database, table, partition, frozen).await?);
+    }
+    if let Some(frozen) = freeze(database, partition) {
+        outcome.add(flush_frozen(database, table, partition, frozen).await?);
+    }
+    outcome.flushed_seq = partition.version().manifest.flushed_seq;
+    Ok(outcome)
+}
+
+fn freeze(database: &Database, partition: &Partition) -> Option<Arc<Frozen>> {
+    let mut state = partition.commit.lock();
+    let version = partition.version();
+    if version.active.is_empty() {
+        return None;
+    }
+    // Taken under the lock, so that every mark of a later commit stays apart until it has been translated.
+    let (boundary, pin) = (state.last_seq, database.pin(state.last_seq));
+    let frozen = Arc::new(Frozen { memtable: version.active.clone(), boundary, pin });
+    let active = Arc::new(Memtable::new(version.active.generation + 1));
+    partition.hot_since.store(0, Ordering::Relaxed);
+    partition
+        .install(&mut state, Version { active, frozen: Some(frozen.clone()), ..Version::clone(&version) });
+    Some(frozen)
+}
+
+async fn flush_frozen(
+    database: &Arc<Database>,
+    table: &Arc<Table>,
+    partition: &Arc<Partition>,
+    frozen: Arc<Frozen>,
+) -> Result<FlushOutcome> {
+    database.sequencer().until_visible(frozen.boundary).await?;
+    let (db, table, partition) = (database.clone(), table.clone(), partition.clone());
+    let written = tokio::task::spawn_blocking(move || {
+        let outcome = write_out(&db, &table, &partition, &frozen)?;
+        if let Err(error) = db.truncate_log() {
+            // The rows are in Parquet; the log is only longer than it need be until the next flush.
+            tracing::warn!(%error, "the log could not be truncated");
+        }
+        Ok(outcome)
+    });
+    written.await.unwrap_or_else(|e| Err(Error::internal("flush", e)))
+}
+
+/// Files and facts of one attempt, before a manifest names them.
+struct Attempt {
+    manifest: Manifest,
+    segment: Option<Arc<Segment>>,
+    sorting: Sorting,
+    outcome: FlushOutcome,
+    /// Delete vectors that the new manifest no longer names.
+    replaced: Vec<String>,
+}
+
+fn write_out(
+    database: &Database,
+    table: &Table,
+    partition: &Partition,
+    frozen: &Frozen,
+) -> Result<FlushOutcome> {
+    let disk = database.disk().as_ref();
+    // A manifest must not be ahead of the log, whose commits would get the same numbers again after a power cut.
+    database.sync_log()?;
+    ensure_dir(disk, partition, &partition.version().manifest)?;
+    let mut made = Vec::new();
+    let attempt = match prepare(database, table, partition, frozen, &mut made) {
+        Ok(attempt) => attempt,
+        Err(error) => {
+            remove(disk, partition, made);
+            return Err(error);
+        }
+    };
+    if let Err(error) = attempt.manifest.store(disk, &partition.dir) {
+        // It may be in place nevertheless, and name these files.
+        partition.leftovers.lock().extend(made);
+        return Err(error);
+    }
+    let mut unnamed = attempt.replaced;
+    unnamed.append(&mut partition.leftovers.lock());
+    install(database, partition, frozen, attempt.manifest, attempt.segment, attempt.sorting);
+    remove(disk, partition, unnamed);
+    Ok(attempt.outcome)
+}
+
+/// Best effort: what no manifest names is an orphan, which the next load removes.
+fn remove(disk: &dyn Disk, partition: &Partition, names: Vec<String>) {
+    for name in names {
+        let _ = disk.remove_file(&partition.dir.join(name));
+    }
+}
+
+/// Writes the delete vectors, then the segment, all durable when this returns. Notes the files it makes in `made`. The
+/// segment comes last, so that a whole one tells `repair` that its delete vectors are whole as well.
+fn prepare(
+    database: &Database,
+    table: &Table,
+    partition: &Partition,
+    frozen: &Frozen,
+    made: &mut Vec<String>,
+) -> Result<Attempt> {
+    let disk = database.disk().as_ref();
+    let version = partition.version();
+    let now = database.clock().now_micros();
+    let id = partition.new_segment_id(frozen.boundary);
+    let mut manifest = Manifest::clone(&version.manifest);
+    manifest.version += 1;
+    manifest.schema_version = table.schema.version();
+    manifest.updated_at = now;
+    manifest.flushed_seq = frozen.boundary;
+    manifest.next_segment_id = id + 1;
+    let sorted = Sorting::new(table, frozen, id)?;
+    let mut vectors = Vectors { disk, partition, attempt: id, made };
+    let replaced = vectors.persist_marks(&version, &mut manifest)?;
+    let own = vectors.persist_superseded(id, &sorted.sorting.superseded)?;
+    let mut outcome = FlushOutcome { flushed_seq: frozen.boundary, ..FlushOutcome::default() };
+    let commits = (version.manifest.flushed_seq, frozen.boundary);
+    let Some(mut meta) = write_segment(disk, table, partition, &sorted, id, commits, now)? else {
+        return Ok(Attempt { manifest, segment: None, sorting: sorted.sorting, outcome, replaced });
+    };
+    made.push(meta.path.clone());
+    (meta.deletes_path, meta.deleted_rows) = (own, sorted.sorting.superseded.len() as u64);
+    outcome.add(FlushOutcome { rows: meta.rows, bytes: meta.bytes, segments: 1, flushed_seq: 0 });
+    manifest.segments.push(meta.clone());
+    let (id, disk, damage) = (partition.id.clone(), database.disk().clone(), partition.damage.clone());
+    let segment = Arc::new(Segment::new(meta, Marks::default(), id, &partition.dir, disk, damage));
+    Ok(Attempt { manifest, segment: Some(segment), sorting: sorted.sorting, outcome, replaced })
+}
+
+/// The partition's directory, with an empty manifest before any segment: see [`crate::manifest`].
+fn ensure_dir(disk: &dyn Disk, partition: &Partition, manifest: &Manifest) -> Result<()> {
+    let path = partition.dir.join(FILE_NAME);
+    if !disk.exists(&path).map_err(|e| Error::io(format!("look for {}", path.display()), e))? {
+        durable::create_dir(disk, &partition.dir)?;
+        manifest.store(disk, &partition.dir)?;
+    }
+    Ok(())
+}
+
+fn write_segment(
+    disk: &dyn Disk,
+    table: &Table,
+    partition: &Partition,
+    rows: &SortedRows<'_>,
+    id: u64,
+    commits: (Seq, Seq),
+    now: i64,
+) -> Result<Option<SegmentMeta>> {
+    let spec = Spec {
+        partition: &partition.id,
+        id,
+        level: 0,
+        schema: &table.schema,
+        compression: table.options.compression.as_deref().unwrap_or("zstd"),
+        now,
+        commits,
+        rows: rows.live.order.len().max(rows.tombstones.order.len()),
+    };
+    write(disk, &partition.dir, &spec, rows.live.batches(table, false), rows.tombstones.batches(table, true))
+}
+
+/// The rows of a frozen memtable in the order they get in the file.
+struct SortedRows<'a> {
+    live: Sorted<'a>,
+    tombstones: Sorted<'a>,
+    sorting: Sorting,
+}
+
+impl Sorting {
+    fn new<'a>(table: &Table, frozen: &'a Frozen, id: u64) -> Result<SortedRows<'a>> {
+        let (boundary, horizon) = (frozen.boundary, frozen.pin.seq());
+        let live = Sorted::new(table, &frozen.memtable.live, boundary, horizon)?;
+        let tombstones = Sorted::new(table, &frozen.memtable.tombstones, boundary, horizon)?;
+        let live_rows = live.order.len() as u32;
+        let mut superseded = live.superseded(0);
+        superseded.extend(tombstones.superseded(live_rows));
+        superseded.sort_unstable();
+        let moved = Moved { segment: id, live: live.moves(0), tombstones: tombstones.moves(live_rows) };
+        Ok(SortedRows { live, tombstones, sorting: Self { moved, superseded } })
+    }
+}
+
+/// Rows of a memtable store in key order, without those that no snapshot sees any more.
+struct Sorted<'a> {
+    store: &'a Rows,
+    chunks: Vec<Arc<crate::rows::Chunk>>,
+    total: u32,
+    /// Chunk and row, in key order.
+    order: Vec<(usize, usize)>,
+    /// Per ordinal superseded at or before the boundary, but not for every snapshot: by which commit.
+    kept: std::collections::HashMap<u32, Seq>,
+}
+
+impl<'a> Sorted<'a> {
+    fn new(table: &Table, store: &'a Rows, boundary: Seq, horizon: Seq) -> Result<Self> {
+        let visible = store.visible(boundary);
+        // The pin keeps marks after the horizon from being folded, so none of them moves between these two calls.
+        let gone = store.marks.at(horizon);
+        let kept = store.marks.after(horizon).into_iter().filter(|(seq, _)| *seq <= boundary);
+        let kept = kept.map(|(seq, row)| (row, seq)).collect();
+        let mut keys = table.schema.keys().empty_rows(visible.rows as usize, 0);
+        for chunk in &visible.chunks {
+            let columns = key_columns(table, &chunk.batch);
+            table
+                .schema
+                .keys()
+                .append(&mut keys, &columns)
+                .map_err(|e| Error::internal("encode a key", e))?;
+        }
+        let mut ordinals: Vec<u32> =
+            (0..visible.rows).filter(|row| gone.as_ref().is_none_or(|gone| !gone.contains(*row))).collect();
+        let by_key = |a: &u32, b: &u32| keys.row(*a as usize).cmp(&keys.row(*b as usize)).then(a.cmp(b));
+        if !ordinals.is_sorted_by(|a, b| by_key(a, b).is_lt()) {
+            ordinals.sort_unstable_by(by_key);
+        }
+        let place = |ordinal: u32| {
+            let chunk = visible.chunks.partition_point(|c| c.end() <= ordinal);
+            (chunk, (ordinal - visible.chunks[chunk].first) as usize)
+        };
+        let order = ordinals.into_iter().map(place).collect();
+        Ok(Self { store, chunks: visible.chunks, total: visible.rows, order, kept })
+    }
+
+    fn ordinal(&self, (chunk, row): (usize, usize)) -> u32 {
+        self.chunks[chunk].first + row as u32
+    }
+
+    /// The rows as stored batches, with their system columns.
+    fn batches<'b>(
+        &'b self,
+        table: &'b Table,
+        tombstones: bool,
+    ) -> impl Iterator<Item = Result<RecordBatch>> + 'b {
+        let versions = self.store.versions(0, self.total);
+        let sources: Vec<&RecordBatch> = self.chunks.iter().map(|c| &c.batch).collect();
+        self.order.chunks(BATCH_ROWS).map(move |rows| {
+            let failed = |e| Error::internal("sort rows", e);
+            let batch = arrow::compute::interleave_record_batch(&sources, rows).map_err(failed)?;
+            let of = |place: &(usize, usize)| versions[self.ordinal(*place) as usize];
+            let seqs: Int64Array = rows.iter().map(|place| of(place).0 as i64).collect();
+            let times: TimestampMicrosecondArray = rows.iter().map(|place| Some(of(place).1)).collect();
+            let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
+            columns.push(Arc::new(seqs));
+            columns.push(Arc::new(times.with_timezone(TIMEZONE)));
+            columns.push(Arc::new(BooleanArray::from(vec![tombstones; rows.len()])));
+            RecordBatch::try_new(table.schema.storage().clone(), columns).map_err(failed)
+        })
+    }
+
+    /// Per ordinal, the file row it went to, if the first of `order` is file row `first`.
+    fn moves(&self, first: u32) -> Vec<u32> {
+        let mut moves = vec![Moved::DROPPED; self.total as usize];
+        for (at, place) in self.order.iter().enumerate() {
+            moves[self.ordinal(*place) as usize] = first + at as u32;
+        }
+        moves
+    }
+
+    /// The file rows that were superseded but are still seen by a snapshot.
+    fn superseded(&self, first: u32) -> Vec<(Seq, u32)> {
+        let rows = self.order.iter().enumerate();
+        rows.filter_map(|(at, place)| Some((*self.kept.get(&self.ordinal(*place))?, first + at as u32)))
+            .collect()
+    }
+}
+
+/// Writes delete vectors. Each state of one is a file of its own, so that the one before stays good until the manifest
+/// that names the new one is durable.
+struct Vectors<'a> {
+    disk: &'a dyn Disk,
+    partition: &'a Partition,
+    /// Makes the names of this attempt's files its own.
+    attempt: u64,
+    made: &'a mut Vec<String>,
+}
+
+impl Vectors<'_> {
+    /// Writes those of older segments as of the manifest's commit, where they changed. Returns the files replaced.
+    fn persist_marks(&mut self, version: &Version, manifest: &mut Manifest) -> Result<Vec<String>> {
+        let mut replaced = Vec::new();
+        let boundary = manifest.flushed_seq;
+        for (segment, meta) in version.segments.iter().zip(&mut manifest.segments) {
+            let Some(rows) = segment.marks.at(boundary) else { continue };
+            if rows.len() != meta.deleted_rows {
+                let name = self.write(meta.id, &rows)?;
+                meta.deleted_rows = rows.len();
+                replaced.extend(meta.deletes_path.replace(name));
+            }
+        }
+        Ok(replaced)
+    }
+
+    /// Writes the one of the new segment, if rows in it are superseded already; returns its name.
+    fn persist_superseded(&mut self, id: u64, superseded: &[(Seq, u32)]) -> Result<Option<String>> {
+        let rows: RoaringBitmap = superseded.iter().map(|(_, row)| *row).collect();
+        (!rows.is_empty()).then(|| self.write(id, &rows)).transpose()
+    }
+
+    fn write(&mut self, segment: u64, rows: &RoaringBitmap) -> Result<String> {
+        let name = format!("batch-{segment}-{}.deletes", self.attempt);
+        self.made.push(name.clone());
+        durable::replace_file(self.disk, &self.partition.dir.join(&name), &delete_vector::encode(rows))?;
+        Ok(name)
+    }
+}
+
+fn install(
+    database: &Database,
+    partition: &Partition,
+    frozen: &Frozen,
+    manifest: Manifest,
+    segment: Option<Arc<Segment>>,
+    sorting: Sorting,
+) {
+    let Sorting { moved, superseded } = sorting;
+    let mut state = partition.commit.lock();
+    let version = partition.version();
+    if let Some(segment) = &segment {
+        let horizon = database.horizon();
+        let late = |rows: &Rows, moves: &[u32]| {
+            let marks = rows.marks.after(frozen.boundary).into_iter();
+            marks.map(|(seq, ordinal)| (seq, moves[ordinal as usize])).collect::<Vec<_>>()
+        };
+        let mut marks = superseded;
+        marks.extend(late(&frozen.memtable.live, &moved.live));
+        marks.extend(late(&frozen.memtable.tombstones, &moved.tombstones));
+        marks.sort_unstable();
+        for (seq, row) in marks {
+            debug_assert_ne!(
+                row,
+                Moved::DROPPED,
+                "a row marked after the boundary was there at the boundary"
+            );
+            segment.marks.add(row, seq, horizon);
+        }
+    }
+    let segments: Vec<Arc<Segment>> = version.segments.iter().cloned().chain(segment).collect();
+    let next = Version {
+        active: version.active.clone(),
+        frozen: None,
+        segments: segments.into(),
+        manifest: Arc::new(manifest),
+    };
+    // Only the flush under way sets it.
+    let _ = frozen.memtable.moved.set(moved);
+    partition.install(&mut state, next);
+    drop(state);
+    database.hot().flushed(&frozen.memtable, &partition.id);
+}

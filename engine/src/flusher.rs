@@ -1,0 +1,216 @@
+//! When partitions are flushed without being told to: too many rows in one, rows hot for too long, too many bytes in
+//! memory, too much log to replay.
+//!
+//! Requests come from commits over a channel and are answered at once, by a few flushes at a time. A flush that failed is
+//! tried again at the next tick, for as long as it takes.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use crate::database::Database;
+use crate::error::Error;
+use crate::flush;
+use crate::ids::PartitionId;
+
+/// How often rows hot for too long are looked for, and failed flushes tried again.
+const TICK: Duration = Duration::from_secs(1);
+/// Flushes at a time; each takes memory for its sorting and a core for its compression.
+const WORKERS: usize = 2;
+
+/// Why something should be flushed.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// This partition has enough rows.
+    Partition(PartitionId),
+    /// Rows take too much memory.
+    Memory,
+    /// Recovery would have to replay too much.
+    Log,
+}
+
+/// Where commits ask for flushes.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    sender: mpsc::UnboundedSender<Request>,
+    memory: AtomicBool,
+    log: AtomicBool,
+}
+
+impl Requests {
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Request>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self { sender, memory: AtomicBool::new(false), log: AtomicBool::new(false) }, receiver)
+    }
+
+    pub(crate) fn partition(&self, id: PartitionId) {
+        self.send(Request::Partition(id));
+    }
+
+    pub(crate) fn memory(&self) {
+        if !self.memory.swap(true, Ordering::AcqRel) {
+            self.send(Request::Memory);
+        }
+    }
+
+    pub(crate) fn log(&self) {
+        if !self.log.swap(true, Ordering::AcqRel) {
+            self.send(Request::Log);
+        }
+    }
+
+    fn send(&self, request: Request) {
+        // The flusher ends only with the database.
+        let _ = self.sender.send(request);
+    }
+
+    fn rearm(&self) {
+        self.memory.store(false, Ordering::Release);
+        self.log.store(false, Ordering::Release);
+    }
+}
+
+/// Flushes what is asked for until the database is gone.
+pub(crate) async fn run(database: Weak<Database>, mut requests: mpsc::UnboundedReceiver<Request>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut work = Work::default();
+    loop {
+        work.start(&database);
+        tokio::select! {
+            request = requests.recv() => match (request, database.upgrade()) {
+                (Some(request), Some(database)) => work.add(due(&database, request)),
+                _ => return,
+            },
+            Some(done) = work.running.join_next() => {
+                if let (Ok((id, failed)), Some(database)) = (done, database.upgrade()) {
+                    work.done(id, failed, &database);
+                }
+            }
+            _ = ticks.tick() => match database.upgrade() {
+                Some(database) => {
+                    let again = std::mem::take(&mut work.failed);
+                    work.add(overdue(&database).into_iter().chain(again));
+                    database.requests().rearm();
+                }
+                None => return,
+            },
+        }
+    }
+}
+
+/// What is being flushed, and what waits for it.
+#[derive(Debug, Default)]
+struct Work {
+    waiting: VecDeque<PartitionId>,
+    known: BTreeSet<PartitionId>,
+    running: JoinSet<(PartitionId, bool)>,
+    failed: BTreeSet<PartitionId>,
+}
+
+impl Work {
+    fn add(&mut self, ids: impl IntoIterator<Item = PartitionId>) {
+        for id in ids {
+            if self.known.insert(id.clone()) {
+                self.waiting.push_back(id);
+            }
+        }
+    }
+
+    fn start(&mut self, database: &Weak<Database>) {
+        while self.running.len() < WORKERS
+            && let Some(id) = self.waiting.pop_front()
+            && let Some(database) = database.upgrade()
+        {
+            // From here on a new request means rows that this flush may no longer take.
+            self.known.remove(&id);
+            self.running.spawn(async move {
+                let failed = flush_one(&database, &id).await;
+                (id, failed)
+            });
+        }
+    }
+
+    fn done(&mut self, id: PartitionId, failed: bool, database: &Database) {
+        if failed {
+            self.failed.insert(id);
+        }
+        // While flushes fail, nobody is asked for more before the next tick.
+        if self.failed.is_empty() && self.waiting.is_empty() && self.running.is_empty() {
+            database.requests().rearm();
+        }
+    }
+}
+
+/// True if it failed in a way that another attempt may mend.
+async fn flush_one(database: &Arc<Database>, id: &PartitionId) -> bool {
+    let catalog = database.catalog();
+    let Some(table) = catalog.table_by_id(id.table) else { return false };
+    let flushed = match database.partition(table, id) {
+        Ok(partition) => flush::flush(database, table, &partition).await,
+        Err(error) => Err(error),
+    };
+    match flushed {
+        Ok(outcome) => {
+            tracing::debug!(partition = %id, rows = outcome.rows, bytes = outcome.bytes, "flushed");
+            false
+        }
+        Err(Error::Closed) => false,
+        Err(error) => {
+            tracing::error!(partition = %id, %error, "a flush failed; the rows stay in memory and in the log");
+            !matches!(error, Error::PartitionDamaged { .. } | Error::ReadOnly(_))
+        }
+    }
+}
+
+fn due(database: &Database, request: Request) -> Vec<PartitionId> {
+    match request {
+        Request::Partition(id) => vec![id],
+        Request::Memory => largest(database),
+        Request::Log => {
+            let from = database.hot().newest(database.config().log_bytes / 2);
+            let hot = database.hot().partitions();
+            hot.into_iter().take_while(|(first, _)| *first < from).map(|(_, id)| id).collect()
+        }
+    }
+}
+
+/// The largest partitions, so many that the others take no more than half the budget.
+fn largest(database: &Database) -> Vec<PartitionId> {
+    let mut sizes = Vec::new();
+    for id in database.hot().partitions().into_iter().map(|(_, id)| id).collect::<BTreeSet<_>>() {
+        if let Some(partition) = database.loaded(&id) {
+            let bytes: usize = partition.version().memtables().map(|m| m.bytes()).sum();
+            sizes.push((bytes, id));
+        }
+    }
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    let mut excess = database.hot().bytes().saturating_sub(database.config().memtable_bytes / 2);
+    let wanted = sizes.into_iter().take_while(|(bytes, _)| {
+        let more = excess > 0;
+        excess = excess.saturating_sub(*bytes);
+        more
+    });
+    wanted.map(|(_, id)| id).collect()
+}
+
+/// Partitions whose oldest hot row is older than their table's flush interval.
+fn overdue(database: &Database) -> Vec<PartitionId> {
+    let catalog = database.catalog();
+    if !catalog.tables().any(|table| table.options.flush_interval_secs.is_some()) {
+        return Vec::new();
+    }
+    let now = database.clock().now_micros();
+    let too_old = |id: &PartitionId| {
+        let seconds = catalog.table_by_id(id.table)?.options.flush_interval_secs?;
+        let since = database.loaded(id)?.hot_since.load(Ordering::Relaxed);
+        Some(since > 0 && now - since >= i64::try_from(seconds).ok()?.saturating_mul(1_000_000))
+    };
+    let hot = database.hot().partitions().into_iter().map(|(_, id)| id);
+    hot.filter(|id| too_old(id).unwrap_or(false)).collect()
+}

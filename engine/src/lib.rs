@@ -1,0 +1,66 @@
+//! KalamDB's storage engine: commit pipeline, memtable, segments, manifests, snapshots, catalog and change feed.
+//!
+//! Four ideas carry it. The log is the truth, and the feed. A partition is a list of immutable columnar chunks, plus who
+//! superseded what. A snapshot is one sequence number. Everything durable but the log is a file that others can read.
+//!
+//! Start at [`Database`]; [`commit`] and [`flush`] explain in which order things become durable and visible.
+
+pub mod catalog;
+pub mod codec;
+pub mod commit;
+mod config;
+mod database;
+mod ddl;
+pub mod delete_vector;
+mod error;
+mod feed;
+mod fit;
+pub mod flush;
+mod flusher;
+mod hot;
+mod ids;
+pub mod manifest;
+pub mod marks;
+pub mod memtable;
+pub mod offline;
+pub mod partition;
+pub mod read;
+mod recovery;
+pub mod rows;
+mod schema;
+pub mod segment;
+mod sequencer;
+mod snapshot;
+mod snowflake;
+mod stats;
+pub mod system;
+mod types;
+mod view;
+mod write;
+
+pub use arrow;
+pub use catalog::{
+    Access, Catalog, DEFAULT_NAMESPACE, Ddl, Namespace, NewTable, SYSTEM_NAMESPACE, Table, TableKind,
+    TableOptions,
+};
+pub use commit::Committed;
+pub use config::Config;
+pub use database::Database;
+pub use ddl::DdlOutcome;
+pub use error::{Error, Result};
+pub use feed::{Commit, Feed, PartitionChange};
+pub use flush::FlushOutcome;
+pub use ids::{
+    ColumnId, MAX_NAME_BYTES, NamespaceId, PartitionId, Seq, TableId, TableName, UserId, path_component,
+};
+pub use kalamdb_wal::{Clock, Disk, Metrics as LogMetrics, RealDisk, Retain, SyncPolicy, SystemClock};
+pub use manifest::{Manifest, SegmentMeta};
+pub use schema::{
+    Column, DELETED, MAX_COLUMNS, SEQ, SchemaDef, TableSchema, UPDATED, is_reserved, system_fields,
+};
+pub use segment::{Segment, SegmentReader};
+pub use snapshot::Snapshot;
+pub use stats::{Bound, ColumnStats};
+pub use types::{DataType, TIMEZONE, TYPE_METADATA_KEY};
+pub use view::{ChunkView, PartitionView, RowsChunk, SegmentChunk};
+pub use write::{Changed, OldRows, PartitionWrite, Removed};

@@ -1,0 +1,141 @@
+//! A partition's rows that are not yet in Parquet: live rows, tombstones, and an index of their keys.
+//!
+//! A memtable is written under its partition's commit lock and read by anybody. It is replaced as a whole by a flush,
+//! so an address in it names its generation too.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow::array::RecordBatch;
+use arrow::row::Rows as KeyRows;
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+use smallvec::SmallVec;
+
+use crate::error::Result;
+use crate::ids::Seq;
+use crate::rows::Rows;
+
+/// A primary key in its order-preserving byte encoding.
+pub type Key = SmallVec<[u8; 24]>;
+
+/// Where the newest version of a key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// A live row's ordinal.
+    Live(u32),
+    /// A tombstone's ordinal.
+    Tombstone(u32),
+}
+
+/// The hot rows of one partition since its last flush.
+#[derive(Debug)]
+pub struct Memtable {
+    /// Names this memtable among those of its partition.
+    pub generation: u64,
+    /// Rows that are not deleted, old versions included (they are marked).
+    pub live: Rows,
+    /// Last values of deleted rows.
+    pub tombstones: Rows,
+    /// Where its rows went, once they are in a segment.
+    pub moved: OnceLock<Moved>,
+    keys: RwLock<HashMap<Key, Slot>>,
+    /// Bytes that are counted in the database's total.
+    counted: AtomicUsize,
+}
+
+/// Where the rows of a memtable went when it was flushed: per ordinal the file row.
+#[derive(Debug)]
+pub struct Moved {
+    /// The segment's id.
+    pub segment: u64,
+    /// Where the live rows went.
+    pub live: Vec<u32>,
+    /// Where the tombstones went.
+    pub tombstones: Vec<u32>,
+}
+
+impl Moved {
+    /// A row that no snapshot saw any more and that went nowhere.
+    pub const DROPPED: u32 = u32::MAX;
+}
+
+impl Memtable {
+    /// An empty memtable.
+    pub fn new(generation: u64) -> Self {
+        Self {
+            generation,
+            live: Rows::default(),
+            tombstones: Rows::default(),
+            moved: OnceLock::new(),
+            keys: RwLock::default(),
+            counted: AtomicUsize::new(0),
+        }
+    }
+
+    /// Brings a total up to date with what the memtable takes now; one caller at a time.
+    pub fn count_in(&self, total: &AtomicUsize) {
+        let now = self.bytes();
+        let before = self.counted.swap(now, Ordering::Relaxed);
+        total.fetch_add(now, Ordering::Relaxed);
+        total.fetch_sub(before, Ordering::Relaxed);
+    }
+
+    /// Takes what was counted out of a total again.
+    pub fn count_out(&self, total: &AtomicUsize) {
+        total.fetch_sub(self.counted.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// True if nothing was ever written to it.
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.tombstones.is_empty()
+    }
+
+    /// Rows appended, tombstones included.
+    pub fn rows(&self) -> u64 {
+        u64::from(self.live.len()) + u64::from(self.tombstones.len())
+    }
+
+    /// Bytes taken, about: rows and keys.
+    pub fn bytes(&self) -> usize {
+        self.live.bytes()
+            + self.tombstones.bytes()
+            + self.keys.read().capacity() * (size_of::<(Key, Slot)>() + 1)
+    }
+
+    /// The oldest commit with rows here: what the log must keep.
+    pub fn first_seq(&self) -> Option<Seq> {
+        [self.live.first_seq(), self.tombstones.first_seq()].into_iter().flatten().min()
+    }
+
+    /// Where the newest version of a key is, if it is here.
+    pub fn find(&self, key: &[u8]) -> Option<Slot> {
+        self.keys.read().get(key).copied()
+    }
+
+    /// True if no key was ever indexed here.
+    pub fn has_no_keys(&self) -> bool {
+        self.keys.read().is_empty()
+    }
+
+    /// Appends live rows under their keys.
+    pub fn append_live(&self, rows: RecordBatch, keys: &KeyRows, seq: Seq, time_us: i64) -> Result<()> {
+        let first = self.live.append(rows, seq, time_us)?;
+        let mut index = self.keys.write();
+        index.reserve(keys.num_rows());
+        for (at, key) in keys.iter().enumerate() {
+            index.insert(Key::from_slice(key.as_ref()), Slot::Live(first + at as u32));
+        }
+        Ok(())
+    }
+
+    /// Appends tombstones under their keys.
+    pub fn append_tombstones(&self, rows: RecordBatch, keys: &KeyRows, seq: Seq, time_us: i64) -> Result<()> {
+        let first = self.tombstones.append(rows, seq, time_us)?;
+        let mut index = self.keys.write();
+        for (at, key) in keys.iter().enumerate() {
+            index.insert(Key::from_slice(key.as_ref()), Slot::Tombstone(first + at as u32));
+        }
+        Ok(())
+    }
+}

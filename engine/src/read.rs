@@ -1,0 +1,112 @@
+//! Reading all visible rows of a partition without a query engine: for the catalog, for tools and for tests.
+
+use arrow::array::{AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array};
+use arrow::compute::{filter, filter_record_batch};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+
+use crate::error::{Error, Result};
+use crate::view::{ChunkView, PartitionView, RowsChunk, SegmentChunk};
+use crate::write::OldRows;
+
+/// Some rows of a view, with their addresses.
+#[derive(Debug)]
+pub struct Located {
+    /// The rows and what their system columns hold.
+    pub rows: OldRows,
+    /// Their addresses, for [`crate::PartitionWrite`].
+    pub addresses: Vec<u64>,
+}
+
+/// The live rows of a view, in chunk order. They are gathered in memory.
+///
+/// # Errors
+/// [`Error::PartitionDamaged`] if a segment cannot be read.
+pub fn live_rows(view: &PartitionView) -> Result<Vec<Located>> {
+    rows(view, false)
+}
+
+/// The tombstones of a view, the last values of deleted rows, in chunk order.
+///
+/// # Errors
+/// [`Error::PartitionDamaged`] if a segment cannot be read.
+pub fn tombstone_rows(view: &PartitionView) -> Result<Vec<Located>> {
+    rows(view, true)
+}
+
+fn rows(view: &PartitionView, tombstones: bool) -> Result<Vec<Located>> {
+    let mut out = Vec::new();
+    for (index, chunk) in view.chunks.iter().enumerate() {
+        match chunk {
+            ChunkView::Rows(chunk) if chunk.tombstones == tombstones => out.push(memory_rows(chunk, index)?),
+            ChunkView::Rows(_) => {}
+            ChunkView::Segment(chunk) => segment_rows(view, chunk, index, tombstones, &mut out)?,
+        }
+    }
+    out.retain(|located| !located.addresses.is_empty());
+    Ok(out)
+}
+
+fn memory_rows(chunk: &RowsChunk, index: usize) -> Result<Located> {
+    let (seqs, updated) = chunk.versions();
+    let rows = OldRows { rows: chunk.rows.clone(), seqs, updated };
+    let mask = chunk.visible().unwrap_or_else(|| BooleanArray::from(vec![true; chunk.rows.num_rows()]));
+    select(rows, &mask, index, 0)
+}
+
+/// Keeps the rows of a mask; `first` is the row number of the first row in chunk `index`.
+fn select(rows: OldRows, mask: &BooleanArray, index: usize, first: u32) -> Result<Located> {
+    let failed = |e| Error::internal("filter rows", e);
+    let addresses = (0..mask.len() as u32).map(|row| PartitionView::address(index, first + row));
+    let addresses = filter(&UInt64Array::from_iter_values(addresses), mask).map_err(failed)?;
+    let seqs = filter(&rows.seqs, mask).map_err(failed)?;
+    let updated = filter(&rows.updated, mask).map_err(failed)?;
+    let rows = OldRows {
+        rows: filter_record_batch(&rows.rows, mask).map_err(failed)?,
+        seqs: seqs.as_primitive::<Int64Type>().clone(),
+        updated: updated.as_primitive::<TimestampMicrosecondType>().clone(),
+    };
+    let addresses = addresses.as_primitive::<arrow::datatypes::UInt64Type>().values().to_vec();
+    Ok(Located { rows, addresses })
+}
+
+fn segment_rows(
+    view: &PartitionView,
+    chunk: &SegmentChunk,
+    index: usize,
+    tombstones: bool,
+    out: &mut Vec<Located>,
+) -> Result<()> {
+    let (schema, snapshot) = (&view.table.schema, view.seq as i64);
+    let failed = |e: &dyn std::fmt::Display| Error::internal("read a segment", e);
+    let loaded = chunk.segment.load()?;
+    let metadata = ArrowReaderMetadata::try_new(loaded.parquet.clone(), ArrowReaderOptions::new())
+        .map_err(|e| failed(&e))?;
+    let live_groups = chunk.segment.meta().live_row_groups as usize;
+    let (groups, mut first) = match tombstones {
+        false => (0..live_groups, 0),
+        true => (live_groups..loaded.parquet.num_row_groups(), chunk.segment.meta().live_rows() as u32),
+    };
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(loaded.bytes.clone(), metadata)
+        .with_row_groups(groups.collect())
+        .build()
+        .map_err(|e| failed(&e))?;
+    let declared = schema.columns().len();
+    for batch in reader {
+        let batch = batch.map_err(|e| failed(&e))?;
+        let seqs: Int64Array = batch.column(declared).as_primitive::<Int64Type>().clone();
+        let wanted = |at: usize| {
+            let hidden = chunk.hidden.as_ref().is_some_and(|hidden| hidden.contains(first + at as u32));
+            !hidden && seqs.value(at) <= snapshot
+        };
+        let mask = BooleanArray::from((0..batch.num_rows()).map(wanted).collect::<Vec<bool>>());
+        let updated = batch.column(declared + 1).as_primitive::<TimestampMicrosecondType>().clone();
+        let rows = RecordBatch::try_new(schema.rows().clone(), batch.columns()[..declared].to_vec());
+        let rows = OldRows { rows: rows.map_err(|e| failed(&e))?, seqs: seqs.clone(), updated };
+        out.push(select(rows, &mask, index, first)?);
+        first += batch.num_rows() as u32;
+    }
+    Ok(())
+}

@@ -1,0 +1,319 @@
+//! Opening a database: the log is replayed over what the manifests say.
+//!
+//! Replay groups the log's records by partition without decoding their rows. The `system` tables come first, and make
+//! the catalog; then every other partition with records gets its manifest loaded and the commits after its `flushed_seq`
+//! applied. Partitions without records in the log are not touched, however many there are. A partition that cannot be
+//! loaded is closed with its reason, keeps its log records, and does not stop the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::row::Rows as KeyRows;
+use kalamdb_wal::{Log, Options, durable};
+
+use crate::catalog::{Catalog, DEFAULT_NAMESPACE, Ddl, Namespace, SYSTEM_NAMESPACE, Table};
+use crate::codec::record::{self, PartBody, RawPart, Target};
+use crate::commit::{holder, key_columns, keys, mark};
+use crate::config::Config;
+use crate::database::{Database, Parts, remove_dir};
+use crate::error::{Error, Result};
+use crate::feed::Hub;
+use crate::flusher::{self, Requests};
+use crate::hot::Hot;
+use crate::ids::{NamespaceId, PartitionId, Seq};
+use crate::partition::{Partition, Version};
+use crate::read::{live_rows, tombstone_rows};
+use crate::sequencer::Sequencer;
+use crate::system::{self, FIRST_USER_TABLE, Row};
+use crate::view::Place;
+
+/// A commit's part for one partition, as the log has it.
+struct Logged {
+    seq: Seq,
+    time_us: i64,
+    part: RawPart,
+}
+
+type ByPartition = BTreeMap<PartitionId, Vec<Logged>>;
+
+impl Database {
+    /// Opens the database in a directory, creating it if there is none, and recovers every acknowledged commit.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if another process has it; [`Error::Corrupt`] if the log is damaged before its end, or a
+    /// `system` table is; [`Error::NewerFormat`]; I/O errors. Nothing is changed on disk then.
+    pub async fn open(config: Config) -> Result<Arc<Self>> {
+        let (requests, requested) = Requests::new();
+        let database = tokio::task::spawn_blocking(move || recover(config, requests));
+        let database = Arc::new(database.await.unwrap_or_else(|e| Err(Error::internal("recover", e)))?);
+        tokio::spawn(flusher::run(Arc::downgrade(&database), requested));
+        for name in [SYSTEM_NAMESPACE, DEFAULT_NAMESPACE] {
+            if database.catalog().namespace(name).is_none() {
+                let name = NamespaceId::new(name)?;
+                database.ddl(Ddl::CreateNamespace { name, options: "{}".into() }).await?;
+            }
+        }
+        Ok(database)
+    }
+}
+
+fn recover(config: Config, requests: Requests) -> Result<Database> {
+    let disk = config.disk.clone();
+    durable::create_dir(disk.as_ref(), &config.dir)?;
+    let lock_path = config.dir.join("kalamdb.lock");
+    let lock = disk.lock(&lock_path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::WouldBlock => Error::Locked(config.dir.clone()),
+        _ => Error::io(format!("lock {}", lock_path.display()), e),
+    })?;
+    let hub = Arc::new(Hub::default());
+    let sequencer = Arc::new(Sequencer::new(hub.clone()));
+    let mut logged = ByPartition::new();
+    let mut last_time = 0;
+    let hot = Hot::new(config.log_bytes);
+    let mut options = Options {
+        segment_bytes: config.log_segment_bytes,
+        sync: config.sync,
+        retain: config.retain,
+        clock: config.clock.clone(),
+        observer: Some(sequencer.clone()),
+        ..Options::default()
+    };
+    if let Some(seed) = config.random_seed {
+        options.entropy = seed;
+    }
+    let (log, recovered) = Log::open(disk, &config.dir.join("wal"), options, &mut |seq, payload| {
+        let commit = record::decode(&payload).map_err(|e| kalamdb_wal::Error::replay(seq, e))?;
+        last_time = last_time.max(commit.time_us);
+        hot.replayed(seq, payload.len() as u64);
+        for part in commit.parts {
+            let logged = logged.entry(part.partition.clone()).or_default();
+            logged.push(Logged { seq, time_us: commit.time_us, part });
+        }
+        Ok(())
+    })?;
+    sequencer.start(recovered.next - 1);
+    let parts = Parts { log, sequencer, hub, lock, catalog: system::bootstrap()?, requests, hot };
+    let database = Database::assemble(config, parts);
+    let users = logged.split_off(&PartitionId { table: crate::ids::TableId(FIRST_USER_TABLE), user: None });
+    load_catalog(&database, logged)?;
+    replay_users(&database, users);
+    remove_dropped_tables(&database)?;
+    database.note_time(last_time);
+    Ok(database)
+}
+
+fn load_catalog(database: &Database, mut logged: ByPartition) -> Result<()> {
+    let mut catalog = Catalog::clone(&database.catalog());
+    for table in database.catalog().tables() {
+        let id = PartitionId { table: table.id, user: None };
+        let commits = logged.remove(&id).unwrap_or_default();
+        let partition = replay(database, table, &id, commits)
+            .map_err(|e| Error::Corrupt(format!("{} cannot be read: {e}", table.qualified_name())))?;
+        database.note_time(partition.version().manifest.updated_at);
+    }
+    let rows = |id| -> Result<Vec<_>> {
+        let catalog = database.catalog();
+        let table = catalog.table_by_id(id).ok_or_else(|| Error::internal("recover", "no system table"))?;
+        live_rows(&database.view_now(&database.snapshot(), table, None)?)
+    };
+    let each = |id, then: &mut dyn FnMut(Row<'_>) -> Result<()>| -> Result<()> {
+        for located in rows(id)? {
+            for row in 0..located.addresses.len() {
+                then(Row::new(&located.rows.rows, row))?;
+            }
+        }
+        Ok(())
+    };
+    each(system::NAMESPACES, &mut |row| {
+        let namespace: Namespace = system::namespace_from(row)?;
+        catalog.add_namespace(namespace);
+        Ok(())
+    })?;
+    each(system::TABLE_SCHEMAS, &mut |row| {
+        let (table, schema) = system::schema_from(row)?;
+        catalog.add_schema(table, schema);
+        Ok(())
+    })?;
+    each(system::TABLES, &mut |row| {
+        let id = crate::ids::TableId(row.int("table_id")? as u64);
+        let version = row.int("schema_version")? as u32;
+        let schema = catalog.schema_at(id, version).cloned();
+        let schema =
+            schema.ok_or_else(|| Error::Corrupt(format!("table {id} has no schema of version {version}")))?;
+        catalog.add_table(system::table_from(row, schema)?);
+        Ok(())
+    })?;
+    database.catalog.store(Arc::new(catalog));
+    Ok(())
+}
+
+fn replay_users(database: &Database, logged: ByPartition) {
+    let catalog = database.catalog();
+    for (id, commits) in logged {
+        // Rows of a table that was dropped later.
+        let Some(table) = catalog.table_by_id(id.table) else { continue };
+        let first = commits.first().map(|c| c.seq);
+        if let Err(error) = replay(database, table, &id, commits) {
+            tracing::error!(partition = %id, %error, "a partition could not be recovered and stays closed");
+            close_partition(database, &id, error);
+            // Its commits stay in the log.
+            first.into_iter().for_each(|seq| database.hot().add(seq, id.clone()));
+        }
+    }
+}
+
+/// Makes every later use of the partition fail with its reason.
+fn close_partition(database: &Database, id: &PartitionId, error: Error) {
+    let reason = match error {
+        Error::PartitionDamaged { reason, .. } => reason,
+        other => other.to_string(),
+    };
+    let closed = std::sync::OnceLock::from(Err(Error::PartitionDamaged { partition: id.clone(), reason }));
+    database.partitions.write().insert(id.clone(), Arc::new(closed));
+}
+
+fn replay(
+    database: &Database,
+    table: &Arc<Table>,
+    id: &PartitionId,
+    commits: Vec<Logged>,
+) -> Result<Arc<Partition>> {
+    let partition = database.partition(table, id)?;
+    let version = partition.version();
+    let catalog = database.catalog();
+    for commit in commits.into_iter().filter(|c| c.seq > version.manifest.flushed_seq) {
+        let schema = catalog.schema_at(id.table, commit.part.schema_version).cloned();
+        let schema = schema
+            .ok_or_else(|| Error::Corrupt(format!("no schema version {}", commit.part.schema_version)))?;
+        let body = commit.part.decode(&schema)?;
+        apply(table, &version, &body, commit.seq, commit.time_us)?;
+        partition.commit.lock().last_seq = commit.seq;
+        partition.note_hot(commit.time_us);
+    }
+    if let Some(first) = version.active.first_seq() {
+        database.hot().add(first, id.clone());
+        database.hot().count(&version.active);
+    }
+    Ok(partition)
+}
+
+/// Does what the commit did, with the rows found where they are now.
+fn apply(table: &Table, version: &Version, body: &PartBody, seq: Seq, time_us: i64) -> Result<()> {
+    for target in &body.replaced {
+        if let Target::Segment { id, row } = *target
+            && let Some(segment) = version.segment(id)
+        {
+            segment.marks.add(row, seq, seq);
+        }
+    }
+    let superseded = body.updated.iter().map(|(targets, old, _)| (targets, old));
+    for (targets, old) in superseded.chain(body.deleted.iter().map(|(targets, old)| (targets, old))) {
+        let keys = keys(table, &old.rows)?;
+        let columns = key_columns(table, &old.rows);
+        for (at, target) in targets.iter().enumerate() {
+            let place = resolve(table, version, target, keys.row(at).data(), &columns, at)?;
+            mark(version, &place, seq, seq);
+        }
+    }
+    let active = &version.active;
+    if let Some((_, old)) = &body.deleted {
+        active.append_tombstones(old.rows.clone(), &keys(table, &old.rows)?, seq, time_us)?;
+    }
+    for rows in body.inserted.iter().chain(body.updated.iter().map(|(.., new)| new)) {
+        let keys = keys(table, rows)?;
+        replace_tombstones(table, version, rows, &keys, seq)?;
+        active.append_live(rows.clone(), &keys, seq, time_us)?;
+    }
+    Ok(())
+}
+
+/// Marks the tombstones whose keys some rows take that the record does not name, since they were in memory then. A flush
+/// may have moved them since: the last one, for none ends between a commit and the manifest that covers it.
+fn replace_tombstones(
+    table: &Table,
+    version: &Version,
+    rows: &RecordBatch,
+    keys: &KeyRows,
+    seq: Seq,
+) -> Result<()> {
+    let columns = key_columns(table, rows);
+    let last = version.segments.last().filter(|segment| segment.meta().tombstones > 0);
+    for at in 0..keys.num_rows() {
+        let key = keys.row(at).data();
+        let found = match last {
+            Some(segment) if version.active.find(key).is_none() => {
+                segment.find(&table.schema, key, &columns, at)?
+            }
+            _ => None,
+        };
+        let found = found
+            .filter(|found| found.tombstone)
+            .zip(last)
+            .map(|(found, segment)| (segment.meta().id, found));
+        match holder(version, key, found) {
+            Some(Place::Live { .. }) | None => {}
+            Some(tombstone) => mark(version, &tombstone, seq, seq),
+        }
+    }
+    Ok(())
+}
+
+/// Where a superseded row is now: where the record says, or where its key is if a flush moved it since.
+fn resolve(
+    table: &Table,
+    version: &Version,
+    target: &Target,
+    key: &[u8],
+    columns: &[ArrayRef],
+    at: usize,
+) -> Result<Place> {
+    let generation = version.active.generation;
+    let there = match *target {
+        Target::Live { seq, index } => {
+            version.active.live.ordinal(seq, index).map(|ordinal| Place::Live { generation, ordinal })
+        }
+        Target::Tombstone { seq, index } => version
+            .active
+            .tombstones
+            .ordinal(seq, index)
+            .map(|ordinal| Place::Tombstone { generation, ordinal }),
+        Target::Segment { id, row } => version.segment(id).map(|_| Place::Segment { id, row }),
+    };
+    if let Some(place) = there {
+        return Ok(place);
+    }
+    let mut found = None;
+    for segment in version.segments.iter().rev() {
+        if let Some(hit) = segment.find(&table.schema, key, columns, at)? {
+            found = Some((segment.meta().id, hit));
+            break;
+        }
+    }
+    holder(version, key, found)
+        .ok_or_else(|| Error::Corrupt("the log changes a row that is not there".into()))
+}
+
+/// Removes what a crash left of dropped tables. Only directories of which the catalog knows that they are: what it does
+/// not know is left alone, since it may be the catalog that has lost something. Best effort, it is only space.
+fn remove_dropped_tables(database: &Database) -> Result<()> {
+    let catalog = database.catalog();
+    let table =
+        catalog.table_by_id(system::TABLES).ok_or_else(|| Error::internal("recover", "no system table"))?;
+    let view = database.view_now(&database.snapshot(), table, None)?;
+    let current: BTreeSet<&str> = catalog.tables().map(|t| t.path.as_str()).collect();
+    for located in tombstone_rows(&view)? {
+        for row in 0..located.addresses.len() {
+            let path = Row::new(&located.rows.rows, row).required_text("path")?;
+            let dir = database.tables_dir().join(path);
+            if current.contains(path) || !database.disk().exists(&dir).unwrap_or(false) {
+                continue;
+            }
+            tracing::info!(path, "removing what is left of a dropped table");
+            if let Err(error) = remove_dir(database.disk().as_ref(), &dir) {
+                tracing::warn!(path, %error, "cannot remove what is left of a dropped table");
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! Finding a key in a segment without reading the segment: the manifest's key range, then each row group's bloom filter
+//! and statistics, and only then the key column of the one row group that may hold it, which is kept for the next search.
+
+use std::sync::{Arc, OnceLock};
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Int16Type, Int32Type, Int64Type};
+use arrow::row::Rows as KeyRows;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::bloom_filter::Sbbf;
+use parquet::data_type::ByteArray;
+
+use super::read::{Loaded, Segment};
+use crate::error::{Error, Result};
+use crate::schema::TableSchema;
+
+/// Row groups whose keys are kept decoded, per segment.
+const KEPT_BLOCKS: usize = 4;
+
+/// The keys of one row group, in file order, which is key order.
+#[derive(Debug)]
+pub struct KeyBlock {
+    row_group: usize,
+    first_row: u32,
+    keys: KeyRows,
+}
+
+/// A row that holds a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Its number in the file.
+    pub row: u32,
+    /// Whether it is a tombstone.
+    pub tombstone: bool,
+}
+
+impl Segment {
+    /// True if the segment's key range does not rule the key out.
+    pub fn may_hold(&self, key: &[u8]) -> bool {
+        self.min_key.as_slice() <= key && key <= self.max_key.as_slice()
+    }
+
+    /// The row, not marked as superseded, that holds a key. `columns` are the key's columns and `at` its place in them.
+    ///
+    /// # Errors
+    /// [`Error::PartitionDamaged`] if the file cannot be read.
+    pub fn find(
+        &self,
+        schema: &TableSchema,
+        key: &[u8],
+        columns: &[ArrayRef],
+        at: usize,
+    ) -> Result<Option<Found>> {
+        if !self.may_hold(key) {
+            return Ok(None);
+        }
+        let loaded = self.load()?;
+        let live_groups = self.meta().live_row_groups as usize;
+        let mut first_row = 0u32;
+        for group in 0..loaded.parquet.num_row_groups() {
+            let rows = loaded.parquet.row_group(group).num_rows() as u32;
+            if in_bounds(loaded, schema, group, key) && passes_bloom(loaded, schema, group, columns, at) {
+                let block = self.key_block(loaded, schema, group, first_row)?;
+                if let Some(row) = block.search(key, |row| !self.marks.contains(row)) {
+                    return Ok(Some(Found { row, tombstone: group >= live_groups }));
+                }
+            }
+            first_row += rows;
+        }
+        Ok(None)
+    }
+
+    fn key_block(
+        &self,
+        loaded: &Loaded,
+        schema: &TableSchema,
+        group: usize,
+        first_row: u32,
+    ) -> Result<Arc<KeyBlock>> {
+        let mut kept = self.keys.lock();
+        if let Some(at) = kept.iter().position(|block| block.row_group == group) {
+            let block = kept.remove(at);
+            kept.push(block.clone());
+            return Ok(block);
+        }
+        let keys =
+            read_keys(loaded, schema, group).map_err(|e| Error::internal("read a segment's keys", e))?;
+        let block = Arc::new(KeyBlock { row_group: group, first_row, keys });
+        if kept.len() == KEPT_BLOCKS {
+            kept.remove(0);
+        }
+        kept.push(block.clone());
+        Ok(block)
+    }
+}
+
+impl KeyBlock {
+    /// The row with this key that `wanted` accepts; old versions may share the key with the newest.
+    fn search(&self, key: &[u8], wanted: impl Fn(u32) -> bool) -> Option<u32> {
+        let (mut low, mut high) = (0, self.keys.num_rows());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.keys.row(middle).as_ref() < key { low = middle + 1 } else { high = middle }
+        }
+        (low..self.keys.num_rows())
+            .take_while(|at| self.keys.row(*at).as_ref() == key)
+            .map(|at| self.first_row + at as u32)
+            .find(|row| wanted(*row))
+    }
+}
+
+fn read_keys(
+    loaded: &Loaded,
+    schema: &TableSchema,
+    group: usize,
+) -> std::result::Result<KeyRows, Box<dyn std::error::Error>> {
+    let metadata = ArrowReaderMetadata::try_new(loaded.parquet.clone(), ArrowReaderOptions::new())?;
+    let roots: Vec<usize> = key_roots(schema, metadata.schema())?;
+    let mask = ProjectionMask::roots(loaded.parquet.file_metadata().schema_descr(), roots);
+    let rows = loaded.parquet.row_group(group).num_rows() as usize;
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(loaded.bytes.clone(), metadata)
+        .with_row_groups(vec![group])
+        .with_projection(mask)
+        .with_batch_size(rows.max(1))
+        .build()?;
+    let mut keys = schema.keys().empty_rows(rows, 0);
+    for batch in reader {
+        schema.keys().append(&mut keys, &key_columns(schema, &batch?)?)?;
+    }
+    Ok(keys)
+}
+
+fn key_roots(
+    schema: &TableSchema,
+    file: &arrow::datatypes::Schema,
+) -> std::result::Result<Vec<usize>, arrow::error::ArrowError> {
+    schema.key_indices().iter().map(|i| file.index_of(&schema.columns()[*i].name)).collect()
+}
+
+/// The key columns of a batch in key order, by name: Parquet gives them back in file order.
+fn key_columns(
+    schema: &TableSchema,
+    batch: &RecordBatch,
+) -> std::result::Result<Vec<ArrayRef>, arrow::error::ArrowError> {
+    let names = schema.key_indices().iter().map(|i| &schema.columns()[*i].name);
+    names.map(|name| batch.schema().index_of(name).map(|at| batch.column(at).clone())).collect()
+}
+
+/// What is parsed once per row group and kept while the segment is.
+#[derive(Debug, Default)]
+pub(super) struct GroupIndex {
+    /// Per key column.
+    blooms: OnceLock<Vec<Option<Sbbf>>>,
+    bounds: OnceLock<Option<(KeyRows, KeyRows)>>,
+}
+
+fn passes_bloom(
+    loaded: &Loaded,
+    schema: &TableSchema,
+    group: usize,
+    columns: &[ArrayRef],
+    at: usize,
+) -> bool {
+    let row_group = loaded.parquet.row_group(group);
+    let read = |index: &usize| {
+        let name = &schema.columns()[*index].name;
+        let chunk = row_group.columns().iter().find(|c| c.column_path().parts() == [name.as_str()]);
+        chunk.and_then(|c| Sbbf::read_from_column_chunk(c, &loaded.bytes).ok().flatten())
+    };
+    let blooms = loaded.groups[group].blooms.get_or_init(|| schema.key_indices().iter().map(read).collect());
+    blooms
+        .iter()
+        .zip(columns)
+        .all(|(filter, column)| filter.as_ref().is_none_or(|filter| bloom_has(filter, column, at)))
+}
+
+fn bloom_has(filter: &Sbbf, column: &ArrayRef, at: usize) -> bool {
+    match column.data_type() {
+        DataType::Int64 => filter.check(&column.as_primitive::<Int64Type>().value(at)),
+        DataType::Int32 => filter.check(&column.as_primitive::<Int32Type>().value(at)),
+        DataType::Int16 => filter.check(&i32::from(column.as_primitive::<Int16Type>().value(at))),
+        DataType::Utf8View => filter.check(&ByteArray::from(column.as_string_view().value(at))),
+        _ => true,
+    }
+}
+
+/// False if the row group's statistics rule the key out.
+fn in_bounds(loaded: &Loaded, schema: &TableSchema, group: usize, key: &[u8]) -> bool {
+    let bounds = loaded.groups[group].bounds.get_or_init(|| key_bounds(loaded, schema, group));
+    bounds.as_ref().is_none_or(|(min, max)| min.row(0).as_ref() <= key && key <= max.row(0).as_ref())
+}
+
+/// The lowest and highest key by the row group's statistics. Only keys of one column are judged, and none of floating
+/// point: their statistics leave NaN out.
+fn key_bounds(loaded: &Loaded, schema: &TableSchema, group: usize) -> Option<(KeyRows, KeyRows)> {
+    let [index] = schema.key_indices() else { return None };
+    if schema.rows().field(*index).data_type().is_floating() {
+        return None;
+    }
+    let parquet = loaded.parquet.file_metadata().schema_descr();
+    let converter =
+        StatisticsConverter::try_new(&schema.columns()[*index].name, schema.rows(), parquet).ok()?;
+    let groups = [loaded.parquet.row_group(group)];
+    let exact = |array: arrow::array::BooleanArray| array.values().value(0).then_some(());
+    exact(converter.row_group_is_min_value_exact(groups).ok()?)?;
+    exact(converter.row_group_is_max_value_exact(groups).ok()?)?;
+    let min = converter.row_group_mins(groups).ok().filter(|a| a.is_valid(0))?;
+    let max = converter.row_group_maxes(groups).ok().filter(|a| a.is_valid(0))?;
+    Some((schema.keys().convert_columns(&[min]).ok()?, schema.keys().convert_columns(&[max]).ok()?))
+}
+
+/// Lower-case hexadecimal, which keeps byte order.
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes
+        .iter()
+        .flat_map(|b| [DIGITS[usize::from(b >> 4)] as char, DIGITS[usize::from(b & 15)] as char])
+        .collect()
+}
+
+/// What [`hex`] wrote; nothing for text it did not write.
+pub fn unhex(text: &str) -> Vec<u8> {
+    let digit = |c: u8| (c as char).to_digit(16).unwrap_or(0) as u8;
+    text.as_bytes().chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+}

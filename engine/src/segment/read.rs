@@ -1,0 +1,147 @@
+//! An open segment: its mapped file, parsed footer and page index, loaded and verified on first use.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use kalamdb_wal::Disk;
+use parking_lot::Mutex;
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+
+use super::find::{GroupIndex, KeyBlock, unhex};
+use crate::error::{Error, Result};
+use crate::ids::PartitionId;
+use crate::manifest::SegmentMeta;
+use crate::marks::Marks;
+
+/// Why a partition is closed; shared by its segments, set by the first that finds itself damaged.
+pub type Damage = Arc<OnceLock<String>>;
+
+/// One Parquet file of a partition, with the marks of its superseded rows.
+#[derive(Debug)]
+pub struct Segment {
+    meta: SegmentMeta,
+    partition: PartitionId,
+    path: PathBuf,
+    disk: Arc<dyn Disk>,
+    /// Rows superseded or deleted since the file was written.
+    pub marks: Marks,
+    loaded: OnceLock<std::result::Result<Loaded, String>>,
+    damage: Damage,
+    pub(super) min_key: Vec<u8>,
+    pub(super) max_key: Vec<u8>,
+    /// Decoded keys of recently searched row groups.
+    pub(super) keys: Mutex<Vec<Arc<KeyBlock>>>,
+}
+
+/// The parts that are read from the file.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The whole file, mapped.
+    pub bytes: Bytes,
+    /// Footer and page index.
+    pub parquet: Arc<ParquetMetaData>,
+    /// What helps to find keys, per row group.
+    pub(super) groups: Arc<[GroupIndex]>,
+}
+
+impl Segment {
+    /// Names a segment; nothing is read yet.
+    pub fn new(
+        meta: SegmentMeta,
+        marks: Marks,
+        partition: PartitionId,
+        dir: &Path,
+        disk: Arc<dyn Disk>,
+        damage: Damage,
+    ) -> Self {
+        let path = dir.join(&meta.path);
+        let (min_key, max_key) = (unhex(&meta.min_key), unhex(&meta.max_key));
+        let (loaded, keys) = (OnceLock::new(), Mutex::default());
+        Self { meta, partition, path, disk, marks, loaded, damage, min_key, max_key, keys }
+    }
+
+    /// What the manifest says of it.
+    pub fn meta(&self) -> &SegmentMeta {
+        &self.meta
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Maps the file and parses its footer, once; the file's checksum is verified then.
+    ///
+    /// # Errors
+    /// [`Error::PartitionDamaged`] if the file is missing or not what the manifest says; also on every later call.
+    pub fn load(&self) -> Result<&Loaded> {
+        self.loaded.get_or_init(|| self.read()).as_ref().map_err(|reason| {
+            let reason = format!("{}: {reason}", self.meta.path);
+            self.damage.get_or_init(|| reason.clone());
+            Error::PartitionDamaged { partition: self.partition.clone(), reason }
+        })
+    }
+
+    fn read(&self) -> std::result::Result<Loaded, String> {
+        let file = self.disk.open(&self.path).map_err(|e| e.to_string())?;
+        let bytes = file.map().map_err(|e| e.to_string())?;
+        if bytes.len() as u64 != self.meta.bytes {
+            return Err(format!("{} bytes where the manifest says {}", bytes.len(), self.meta.bytes));
+        }
+        if crc32fast::hash(&bytes) != self.meta.crc32 {
+            return Err("the checksum does not match the manifest's".into());
+        }
+        let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
+        reader.try_parse(&bytes).map_err(|e| e.to_string())?;
+        let parquet = Arc::new(reader.finish().map_err(|e| e.to_string())?);
+        let groups = (0..parquet.num_row_groups()).map(|_| GroupIndex::default()).collect();
+        Ok(Loaded { bytes, parquet, groups })
+    }
+
+    /// Footer and page index; see [`Segment::load`].
+    ///
+    /// # Errors
+    /// See [`Segment::load`].
+    pub fn parquet_metadata(&self) -> Result<Arc<ParquetMetaData>> {
+        Ok(self.load()?.parquet.clone())
+    }
+
+    /// A reader over the mapped file for Parquet's and DataFusion's decoders; cheap to make.
+    ///
+    /// # Errors
+    /// See [`Segment::load`].
+    pub fn reader(&self) -> Result<SegmentReader> {
+        Ok(SegmentReader(self.load()?.clone()))
+    }
+}
+
+/// Reads slices of a mapped segment without copying.
+#[derive(Debug, Clone)]
+pub struct SegmentReader(Loaded);
+
+impl AsyncFileReader for SegmentReader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
+        let slice = usize::try_from(range.start)
+            .ok()
+            .zip(usize::try_from(range.end).ok())
+            .filter(|(start, end)| start <= end && *end <= self.0.bytes.len())
+            .map(|(start, end)| self.0.bytes.slice(start..end))
+            .ok_or_else(|| ParquetError::EOF(format!("{range:?} is not in the file")));
+        async move { slice }.boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
+        let parquet = self.0.parquet.clone();
+        async move { Ok(parquet) }.boxed()
+    }
+}

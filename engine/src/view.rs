@@ -1,0 +1,216 @@
+//! A partition at one snapshot: everything a scan needs, pinned.
+
+use std::sync::Arc;
+
+use arrow::array::{BooleanArray, BooleanBufferBuilder, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use roaring::RoaringBitmap;
+
+use crate::catalog::Table;
+use crate::error::{Error, Result};
+use crate::ids::{PartitionId, Seq};
+use crate::memtable::{Memtable, Moved};
+use crate::partition::Version;
+use crate::rows::Rows;
+use crate::segment::Segment;
+use crate::types::TIMEZONE;
+
+/// A partition at one snapshot. Rows are addressed by chunk and row number; see [`PartitionView::address`].
+#[derive(Debug)]
+pub struct PartitionView {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its table, as of the statement's catalog.
+    pub table: Arc<Table>,
+    /// The snapshot: the last commit seen.
+    pub seq: Seq,
+    /// Segments first, then memory, each oldest first.
+    pub chunks: Vec<ChunkView>,
+}
+
+/// Some rows of a partition.
+#[derive(Debug, Clone)]
+pub enum ChunkView {
+    /// Rows in memory.
+    Rows(RowsChunk),
+    /// Rows in Parquet.
+    Segment(SegmentChunk),
+}
+
+/// Rows in memory.
+#[derive(Debug, Clone)]
+pub struct RowsChunk {
+    /// The declared columns of the rows that are there at the snapshot, superseded ones included.
+    pub rows: RecordBatch,
+    /// True if all of them are soft-deleted versions.
+    pub tombstones: bool,
+    hidden: Option<Arc<RoaringBitmap>>,
+    first: u32,
+    memtable: Arc<Memtable>,
+}
+
+/// Rows in Parquet.
+#[derive(Debug, Clone)]
+pub struct SegmentChunk {
+    /// The file.
+    pub segment: Arc<Segment>,
+    /// File row numbers superseded at the snapshot.
+    pub hidden: Option<Arc<RoaringBitmap>>,
+    /// True if the file has rows of commits after the snapshot, so that `_seq` must be checked too.
+    pub newer_than_snapshot: bool,
+}
+
+/// Where a row is, in terms that stay valid while its memtable or segment does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// A live row of a memtable.
+    Live {
+        /// The memtable.
+        generation: u64,
+        /// The row.
+        ordinal: u32,
+    },
+    /// A tombstone of a memtable.
+    Tombstone {
+        /// The memtable.
+        generation: u64,
+        /// The row.
+        ordinal: u32,
+    },
+    /// A row of a segment.
+    Segment {
+        /// The segment's id.
+        id: u64,
+        /// The row's number in the file.
+        row: u32,
+    },
+}
+
+impl Place {
+    /// The memtable it is in, if it is in one.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        match *self {
+            Self::Live { generation, .. } | Self::Tombstone { generation, .. } => Some(generation),
+            Self::Segment { .. } => None,
+        }
+    }
+
+    /// The segment and file row that a flush moved it to; `None` if it went nowhere.
+    pub(crate) fn moved(&self, moved: &Moved) -> Option<(u64, u32)> {
+        let row = match *self {
+            Self::Live { ordinal, .. } => moved.live.get(ordinal as usize),
+            Self::Tombstone { ordinal, .. } => moved.tombstones.get(ordinal as usize),
+            Self::Segment { .. } => None,
+        };
+        row.filter(|row| **row != Moved::DROPPED).map(|row| (moved.segment, *row))
+    }
+}
+
+impl RowsChunk {
+    fn store(&self) -> &Rows {
+        if self.tombstones { &self.memtable.tombstones } else { &self.memtable.live }
+    }
+
+    /// Per row of [`RowsChunk::rows`], false if it is superseded; `None` if none is.
+    pub fn visible(&self) -> Option<BooleanArray> {
+        let hidden = self.hidden.as_ref()?;
+        let end = self.first + self.rows.num_rows() as u32;
+        if hidden.range_cardinality(self.first..end) == 0 {
+            return None;
+        }
+        let mut mask = BooleanBufferBuilder::new(self.rows.num_rows());
+        mask.append_n(self.rows.num_rows(), true);
+        hidden.range(self.first..end).for_each(|row| mask.set_bit((row - self.first) as usize, false));
+        Some(BooleanArray::new(mask.finish(), None))
+    }
+
+    /// How many rows are superseded.
+    pub fn hidden_rows(&self) -> u64 {
+        let end = self.first + self.rows.num_rows() as u32;
+        self.hidden.as_ref().map_or(0, |hidden| hidden.range_cardinality(self.first..end))
+    }
+
+    /// `_seq` and `_updated` of every row of [`RowsChunk::rows`]; built on each call.
+    pub fn versions(&self) -> (Int64Array, TimestampMicrosecondArray) {
+        let versions = self.store().versions(self.first, self.first + self.rows.num_rows() as u32);
+        let seqs = versions.iter().map(|(seq, _)| *seq as i64).collect::<Vec<_>>();
+        let times = versions.iter().map(|(_, time)| *time).collect::<Vec<_>>();
+        (Int64Array::from(seqs), TimestampMicrosecondArray::from(times).with_timezone(TIMEZONE))
+    }
+
+    /// The memtable that holds a row, its place among that commit's rows, and its address.
+    pub(crate) fn locate(&self, row: u32) -> Option<(Place, Seq, u32)> {
+        let ordinal = self.first + row;
+        let (seq, index) = self.store().place(ordinal)?;
+        let generation = self.memtable.generation;
+        let place = match self.tombstones {
+            true => Place::Tombstone { generation, ordinal },
+            false => Place::Live { generation, ordinal },
+        };
+        Some((place, seq, index))
+    }
+}
+
+impl PartitionView {
+    /// The address of a row: `chunk` is its place in `chunks`, `row` the row's number within it (in the file, for a
+    /// segment). Valid together with this view.
+    pub fn address(chunk: usize, row: u32) -> u64 {
+        (chunk as u64) << 32 | u64::from(row)
+    }
+
+    /// A view of a partition that does not exist.
+    pub fn empty(partition: PartitionId, table: Arc<Table>, seq: Seq) -> Self {
+        Self { partition, table, seq, chunks: Vec::new() }
+    }
+
+    pub(crate) fn new(partition: PartitionId, table: Arc<Table>, seq: Seq, version: &Version) -> Self {
+        let mut chunks = Vec::with_capacity(version.segments.len() + 8);
+        for segment in version.segments.iter() {
+            let newer_than_snapshot = segment.meta().max_seq > seq;
+            let hidden = segment.marks.at(seq);
+            chunks.push(ChunkView::Segment(SegmentChunk {
+                segment: segment.clone(),
+                hidden,
+                newer_than_snapshot,
+            }));
+        }
+        let frozen = version.frozen.iter().map(|f| &f.memtable);
+        for memtable in frozen.chain(std::iter::once(&version.active)) {
+            add_rows(&mut chunks, memtable, false, seq);
+            add_rows(&mut chunks, memtable, true, seq);
+        }
+        Self { partition, table, seq, chunks }
+    }
+
+    /// A memtable that the view has rows of.
+    pub(crate) fn memtable(&self, generation: u64) -> Option<&Arc<Memtable>> {
+        self.chunks.iter().find_map(|chunk| match chunk {
+            ChunkView::Rows(chunk) if chunk.memtable.generation == generation => Some(&chunk.memtable),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn chunk_of(&self, address: u64) -> Result<(&ChunkView, u32)> {
+        let chunk = self.chunks.get((address >> 32) as usize);
+        chunk
+            .map(|c| (c, address as u32))
+            .ok_or_else(|| Error::internal("find a row", "its address is of another view"))
+    }
+}
+
+fn add_rows(chunks: &mut Vec<ChunkView>, memtable: &Arc<Memtable>, tombstones: bool, seq: Seq) {
+    let store = if tombstones { &memtable.tombstones } else { &memtable.live };
+    let visible = store.visible(seq);
+    if visible.rows == 0 {
+        return;
+    }
+    // Rows and marks are read one after the other, yet fit together: both are cut at the same commit.
+    let hidden = store.marks.at(seq);
+    for chunk in visible.chunks {
+        let rows = match chunk.end() > visible.rows {
+            true => chunk.batch.slice(0, (visible.rows - chunk.first) as usize),
+            false => chunk.batch.clone(),
+        };
+        let (hidden, memtable) = (hidden.clone(), memtable.clone());
+        chunks.push(ChunkView::Rows(RowsChunk { rows, tombstones, hidden, first: chunk.first, memtable }));
+    }
+}

@@ -1,0 +1,247 @@
+//! A small table, a database on a simulated disk, and a plain map to hold it against.
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
+pub mod gate;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray};
+use arrow::datatypes::Int64Type;
+use kalamdb_engine::read::{Located, live_rows, tombstone_rows};
+use kalamdb_engine::{
+    Changed, Column, ColumnId, Config, DataType, Database, Ddl, FlushOutcome, NamespaceId, NewTable, OldRows,
+    PartitionWrite, Removed, Result, SchemaDef, Snapshot, Table, TableKind, TableName, TableOptions, UserId,
+};
+use kalamdb_wal::Disk;
+use kalamdb_wal::sim::{SimClock, SimDisk};
+use tokio::task::JoinHandle;
+
+/// Key to value: what the table should hold.
+pub type Model = BTreeMap<i64, Option<String>>;
+
+pub fn config(disk: Arc<dyn Disk>) -> Config {
+    Config {
+        disk,
+        clock: Arc::new(SimClock::new(1_800_000_000_000_000)),
+        random_seed: Some(7),
+        log_segment_bytes: 64 << 10,
+        retain: kalamdb_engine::Retain { bytes: 256 << 10, age: std::time::Duration::from_secs(3_600) },
+        ..Config::new("/db")
+    }
+}
+
+pub fn schema() -> SchemaDef {
+    let column = |id, name: &str, data_type, nullable| Column {
+        id: ColumnId(id),
+        name: name.into(),
+        data_type,
+        nullable,
+        default: None,
+        generated: false,
+        secret: false,
+    };
+    SchemaDef {
+        version: 1,
+        columns: vec![column(1, "id", DataType::BigInt, false), column(2, "value", DataType::Text, true)],
+        primary_key: vec![ColumnId(1)],
+        checks: Vec::new(),
+        next_column_id: 3,
+    }
+}
+
+/// The same with a key of two columns, the second of them the first in the table.
+pub fn composite_schema() -> SchemaDef {
+    let mut def = schema();
+    let part = Column { id: ColumnId(3), name: "part".into(), ..def.columns[1].clone() };
+    def.columns.push(Column { nullable: false, ..part });
+    SchemaDef { primary_key: vec![ColumnId(3), ColumnId(1)], next_column_id: 4, ..def }
+}
+
+pub async fn create(database: &Arc<Database>, name: &str, kind: TableKind) -> Result<Arc<Table>> {
+    create_with(database, name, kind, schema()).await
+}
+
+pub async fn create_with(
+    database: &Arc<Database>,
+    name: &str,
+    kind: TableKind,
+    schema: SchemaDef,
+) -> Result<Arc<Table>> {
+    let new = NewTable {
+        namespace: NamespaceId::new("default")?,
+        name: TableName::new(name)?,
+        kind,
+        schema,
+        options: TableOptions::default(),
+    };
+    Ok(database.ddl(Ddl::CreateTable(new)).await?.table.expect("a table was created"))
+}
+
+pub fn batch(table: &Table, rows: &[(i64, Option<String>)]) -> RecordBatch {
+    let ids: Int64Array = rows.iter().map(|(id, _)| *id).collect::<Vec<_>>().into();
+    let values: StringViewArray = rows.iter().map(|(_, value)| value.as_deref()).collect();
+    let mut columns: Vec<ArrayRef> = vec![Arc::new(ids), Arc::new(values)];
+    if table.schema.columns().len() == 3 {
+        let parts = rows.iter().map(|(id, _)| Some(format!("a part whose name is long {}", id % 3)));
+        columns.push(Arc::new(parts.collect::<StringViewArray>()));
+    }
+    RecordBatch::try_new(table.schema.rows().clone(), columns).unwrap()
+}
+
+pub fn insert(table: &Arc<Table>, user: Option<&UserId>, rows: &[(i64, Option<String>)]) -> PartitionWrite {
+    let mut write = PartitionWrite::new(table.clone(), user.cloned());
+    write.insert = Some(batch(table, rows));
+    write
+}
+
+/// The rows a test picks by key, as one located batch.
+fn pick(located: Vec<Located>, wanted: impl Fn(i64) -> bool) -> Option<(Vec<u64>, OldRows)> {
+    let mut addresses = Vec::new();
+    let mut parts: Vec<OldRows> = Vec::new();
+    for part in located {
+        let ids = part.rows.rows.column(0).as_primitive::<Int64Type>().clone();
+        for row in (0..ids.len()).filter(|row| wanted(ids.value(*row))) {
+            addresses.push(part.addresses[row]);
+            parts.push(OldRows {
+                rows: part.rows.rows.slice(row, 1),
+                seqs: part.rows.seqs.slice(row, 1),
+                updated: part.rows.updated.slice(row, 1),
+            });
+        }
+    }
+    let first = parts.first()?;
+    let schema = first.rows.schema();
+    let rows = arrow::compute::concat_batches(&schema, parts.iter().map(|p| &p.rows)).unwrap();
+    let seqs = parts.iter().map(|p| p.seqs.value(0)).collect::<Vec<_>>().into();
+    let updated = parts.iter().map(|p| p.updated.value(0)).collect::<Vec<_>>();
+    let updated = arrow::array::TimestampMicrosecondArray::from(updated).with_timezone("UTC");
+    Some((addresses, OldRows { rows, seqs, updated }))
+}
+
+/// An update of the rows with the wanted keys, as a statement would make it: read, then write by address.
+pub async fn update(
+    database: &Database,
+    table: &Arc<Table>,
+    user: Option<&UserId>,
+    wanted: impl Fn(i64) -> bool,
+    value: &str,
+) -> Result<Option<PartitionWrite>> {
+    let view = Arc::new(database.view(&database.write_snapshot(), table, user).await?);
+    let Some((addresses, old)) = pick(live_rows(&view)?, wanted) else { return Ok(None) };
+    let ids = old.rows.column(0).as_primitive::<Int64Type>();
+    let rows: Vec<_> = ids.values().iter().map(|id| (*id, Some(format!("{value}-{id}")))).collect();
+    let mut write = PartitionWrite::new(table.clone(), user.cloned());
+    write.update = Some(Changed { addresses, new: batch(table, &rows), old });
+    write.view = Some(view);
+    Ok(Some(write))
+}
+
+/// A delete of the rows with the wanted keys.
+pub async fn delete(
+    database: &Database,
+    table: &Arc<Table>,
+    user: Option<&UserId>,
+    wanted: impl Fn(i64) -> bool,
+) -> Result<Option<PartitionWrite>> {
+    let view = Arc::new(database.view(&database.write_snapshot(), table, user).await?);
+    let Some((addresses, old)) = pick(live_rows(&view)?, wanted) else { return Ok(None) };
+    let mut write = PartitionWrite::new(table.clone(), user.cloned());
+    write.delete = Some(Removed { addresses, old });
+    write.view = Some(view);
+    Ok(Some(write))
+}
+
+/// Everything a snapshot sees; panics if a key is seen twice.
+pub async fn contents(
+    database: &Database,
+    snapshot: &Snapshot,
+    table: &Arc<Table>,
+    user: Option<&UserId>,
+) -> Result<Model> {
+    let view = database.view(snapshot, table, user).await?;
+    let mut model = Model::new();
+    for located in live_rows(&view)? {
+        let ids = located.rows.rows.column(0).as_primitive::<Int64Type>();
+        let values = located.rows.rows.column(1).as_string_view();
+        for row in 0..ids.len() {
+            let value = values.is_valid(row).then(|| values.value(row).to_owned());
+            let twice = model.insert(ids.value(row), value);
+            assert!(twice.is_none(), "key {} is seen twice at {}", ids.value(row), snapshot.seq());
+        }
+    }
+    Ok(model)
+}
+
+pub fn rows(ids: impl IntoIterator<Item = i64>, value: &str) -> Vec<(i64, Option<String>)> {
+    ids.into_iter()
+        .map(|id| (id, (id % 7 != 0).then(|| format!("{value}-{id} is text that does not fit a view"))))
+        .collect()
+}
+
+/// Moves rows to other keys.
+pub async fn move_keys(
+    database: &Database,
+    table: &Arc<Table>,
+    user: Option<&UserId>,
+    wanted: impl Fn(i64) -> bool,
+    shift: i64,
+) -> Result<Option<PartitionWrite>> {
+    let Some(mut write) = update(database, table, user, wanted, "moved").await? else { return Ok(None) };
+    let changed = write.update.as_mut().expect("an update");
+    let ids = changed.old.rows.column(0).as_primitive::<Int64Type>();
+    let rows: Vec<_> = ids.values().iter().map(|id| (id + shift, Some(format!("moved-{id}")))).collect();
+    changed.new = batch(table, &rows);
+    Ok(Some(write))
+}
+
+/// The keys of the deleted rows a snapshot sees; panics if one is seen twice.
+pub async fn tombstones(
+    database: &Database,
+    snapshot: &Snapshot,
+    table: &Arc<Table>,
+    user: Option<&UserId>,
+) -> Result<BTreeSet<i64>> {
+    let view = database.view(snapshot, table, user).await?;
+    let mut keys = BTreeSet::new();
+    for located in tombstone_rows(&view)? {
+        for id in located.rows.rows.column(0).as_primitive::<Int64Type>().values() {
+            assert!(keys.insert(*id), "the tombstone of {id} is seen twice at {}", snapshot.seq());
+        }
+    }
+    Ok(keys)
+}
+
+/// Opens a database on a simulated disk with small log segments.
+pub async fn open(disk: &SimDisk) -> Arc<Database> {
+    Database::open(config(Arc::new(disk.clone()))).await.unwrap()
+}
+
+/// A table of the running catalog by name.
+pub fn find(database: &Database, name: &str) -> Arc<Table> {
+    database.catalog().table("default", name).expect("the table is there").clone()
+}
+
+/// What is visible now; panics if a key is live twice, deleted twice, or both.
+pub async fn now(database: &Database, table: &Arc<Table>, user: Option<&UserId>) -> Model {
+    let snapshot = database.snapshot();
+    let live = contents(database, &snapshot, table, user).await.unwrap();
+    let dead = tombstones(database, &snapshot, table, user).await.unwrap();
+    let both: Vec<_> = dead.iter().filter(|key| live.contains_key(key)).collect();
+    assert!(both.is_empty(), "{both:?} are there and deleted at {}", snapshot.seq());
+    live
+}
+
+/// Commits what a statement made of what it read, or nothing.
+pub async fn commit(database: &Database, write: Result<Option<PartitionWrite>>) -> Result<()> {
+    match write? {
+        Some(write) => database.commit(vec![write]).await.map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Starts a flush beside the test.
+pub fn flush_beside(database: &Arc<Database>, table: &Arc<Table>) -> JoinHandle<Result<FlushOutcome>> {
+    let (database, table) = (database.clone(), table.clone());
+    tokio::spawn(async move { database.flush(&table, None).await })
+}

@@ -1,0 +1,273 @@
+//! Random operations on the engine, held against maps, on a simulated disk that loses power: a SHARED table (whose key has
+//! two columns in every other run) and three partitions of a USER table, with flushes beside the commits.
+//!
+//! `KALAMDB_SEEDS=n` runs more seeds, `KALAMDB_SEED=s` one; a failing seed is printed.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{
+    Model, composite_schema, config, contents, create, create_with, delete, find, insert, move_keys,
+};
+use common::{now, rows, schema, update};
+use kalamdb_engine::{
+    Database, Error, FlushOutcome, PartitionWrite, Result, Snapshot, Table, TableKind, UserId,
+};
+use kalamdb_wal::sim::{Crash, Freeze, SimDisk, SimRandom};
+use tokio::task::JoinHandle;
+
+const KEYS: u64 = 60;
+const USERS: [&str; 3] = ["ann", "bob", "cyd"];
+
+/// What each partition holds: the SHARED table's, then one per user.
+type Models = Vec<Model>;
+
+struct World {
+    random: SimRandom,
+    disk: SimDisk,
+    database: Arc<Database>,
+    tables: [Arc<Table>; 2],
+    users: Vec<UserId>,
+    models: Models,
+    /// What they hold if the commit that nobody answered for made it.
+    unanswered: Option<Models>,
+    snapshots: Vec<(Snapshot, Models)>,
+    flushes: Vec<JoinHandle<Result<FlushOutcome>>>,
+}
+
+impl World {
+    async fn new(seed: u64) -> Self {
+        let disk = SimDisk::new();
+        let database = Database::open(config(Arc::new(disk.clone()))).await.unwrap();
+        let shared = if seed % 2 == 1 { composite_schema() } else { schema() };
+        let tables = [
+            create_with(&database, "t", TableKind::Shared, shared).await.unwrap(),
+            create(&database, "u", TableKind::User).await.unwrap(),
+        ];
+        let users = USERS.iter().map(|name| UserId::new(name).unwrap()).collect();
+        let models = vec![Model::new(); 1 + USERS.len()];
+        let random = SimRandom::new(seed);
+        Self {
+            random,
+            disk,
+            database,
+            tables,
+            users,
+            models,
+            unanswered: None,
+            snapshots: Vec::new(),
+            flushes: Vec::new(),
+        }
+    }
+
+    /// A partition's table and owner.
+    fn part(&self, at: usize) -> (&Arc<Table>, Option<&UserId>) {
+        match at {
+            0 => (&self.tables[0], None),
+            n => (&self.tables[1], Some(&self.users[n - 1])),
+        }
+    }
+
+    async fn step(&mut self) {
+        match self.random.below(100) {
+            0..70 => self.write().await,
+            70..76 => {
+                let at = self.any_part();
+                let (table, user) = self.part(at);
+                let result = self.database.flush(table, user).await.map(drop);
+                self.settle(result, self.models.clone()).await;
+            }
+            76..82 => {
+                let at = self.any_part();
+                let (table, user) = self.part(at);
+                let (database, table, user) = (self.database.clone(), table.clone(), user.cloned());
+                self.flushes.push(tokio::spawn(async move { database.flush(&table, user.as_ref()).await }));
+            }
+            82..85 => self.join_flushes().await,
+            85..90 => self.snapshots.push((self.database.snapshot(), self.models.clone())),
+            90..93 => {
+                if !self.snapshots.is_empty() {
+                    let which = self.random.below(self.snapshots.len() as u64) as usize;
+                    self.snapshots.swap_remove(which);
+                }
+            }
+            93..95 => {
+                let changes = self.disk.counts().changes;
+                self.disk.freeze_at(Freeze::Change(changes + 1 + self.random.below(20)));
+            }
+            95..97 => self.crash(Crash::KillProcess).await,
+            _ => {
+                let crash = match self.random.below(3) {
+                    0 => Crash::LoseUnsynced,
+                    1 => Crash::KeepUnsynced,
+                    _ => Crash::Torn(self.random.next_u64()),
+                };
+                self.crash(crash).await;
+            }
+        }
+    }
+
+    fn any_part(&mut self) -> usize {
+        // Half the work is the SHARED table's.
+        if self.random.coin() { 0 } else { 1 + self.random.below(USERS.len() as u64) as usize }
+    }
+
+    /// One commit, to one partition or to two.
+    async fn write(&mut self) {
+        let first = self.any_part();
+        let mut parts = vec![first];
+        if self.random.below(5) == 0 {
+            parts.push((first + 1) % self.models.len());
+        }
+        let mut next = self.models.clone();
+        let (mut writes, mut taken) = (Vec::new(), false);
+        for at in parts {
+            match self.prepare(at, &mut next[at]).await {
+                Ok((write, violates)) => {
+                    writes.extend(write);
+                    taken |= violates;
+                }
+                Err(error) => return self.settle(Err(error), next).await,
+            }
+        }
+        match self.database.commit(writes).await.map(drop) {
+            Err(Error::UniqueViolation { .. }) => assert!(taken, "refused a free key"),
+            result => {
+                assert!(!taken || result.is_err(), "took a key twice");
+                self.settle(result, next).await;
+            }
+        }
+    }
+
+    /// One random write to a partition, and what it makes of the partition; true if it must be refused.
+    async fn prepare(&mut self, at: usize, model: &mut Model) -> Result<(Option<PartitionWrite>, bool)> {
+        let low = self.random.below(KEYS) as i64;
+        let width = 1 + self.random.below(6) as i64;
+        let kind = self.random.below(10);
+        let shift = self.random.below(KEYS) as i64 - KEYS as i64 / 2;
+        let value = format!("v{}", self.random.below(1_000));
+        let (table, user) = self.part(at);
+        let near = move |id: i64| id >= low && id < low + width;
+        Ok(match kind {
+            0..5 => {
+                let new = rows(low..low + width, &value);
+                let taken = new.iter().any(|(id, _)| model.contains_key(id));
+                model.extend(new.iter().cloned());
+                (Some(insert(table, user, &new)), taken)
+            }
+            5..7 => {
+                model
+                    .iter_mut()
+                    .filter(|(id, _)| near(**id))
+                    .for_each(|(id, v)| *v = Some(format!("{value}-{id}")));
+                (update(&self.database, table, user, near, &value).await?, false)
+            }
+            7 => {
+                let moved: Vec<i64> = model.keys().copied().filter(|id| near(*id)).collect();
+                moved.iter().for_each(|id| drop(model.remove(id)));
+                let mut taken = false;
+                for id in moved {
+                    taken |= model.insert(id + shift, Some(format!("moved-{id}"))).is_some();
+                }
+                (move_keys(&self.database, table, user, near, shift).await?, taken)
+            }
+            _ => {
+                model.retain(|id, _| !near(*id));
+                (delete(&self.database, table, user, near).await?, false)
+            }
+        })
+    }
+
+    async fn join_flushes(&mut self) {
+        for flush in std::mem::take(&mut self.flushes) {
+            let result = flush.await.unwrap().map(drop);
+            self.settle(result, self.models.clone()).await;
+        }
+    }
+
+    /// Takes in the answer of an operation after which the partitions should hold `next`.
+    async fn settle(&mut self, result: Result<()>, next: Models) {
+        match result {
+            Ok(()) => self.models = next,
+            Err(error) if self.disk.is_frozen() => {
+                assert!(!matches!(error, Error::Corrupt(_)), "{error}");
+                self.unanswered = Some(next);
+                let seed = self.random.next_u64();
+                self.crash(Crash::Torn(seed)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn crash(&mut self, crash: Crash) {
+        self.snapshots.clear();
+        self.disk = self.disk.crash(crash);
+        for flush in std::mem::take(&mut self.flushes) {
+            // It may have ended before, or come to a dead disk.
+            let _ = flush.await.unwrap();
+        }
+        self.database = Database::open(config(Arc::new(self.disk.clone())))
+            .await
+            .unwrap_or_else(|e| panic!("does not open after {crash:?}: {e}"));
+        self.tables = [find(&self.database, "t"), find(&self.database, "u")];
+        let mut found = Models::new();
+        for at in 0..self.models.len() {
+            let (table, user) = self.part(at);
+            found.push(now(&self.database, table, user).await);
+        }
+        match self.unanswered.take() {
+            Some(made) if found == made => self.models = made,
+            _ => assert_eq!(found, self.models, "after {crash:?}"),
+        }
+    }
+
+    /// Looks at one partition now and as one of the open snapshots sees it.
+    async fn check(&mut self) {
+        let at = self.any_part();
+        let which = self.random.below(self.snapshots.len().max(1) as u64) as usize;
+        let (table, user) = self.part(at);
+        assert_eq!(now(&self.database, table, user).await, self.models[at], "partition {at}");
+        if let Some((snapshot, models)) = self.snapshots.get(which) {
+            let found = contents(&self.database, snapshot, table, user).await.unwrap();
+            assert_eq!(found, models[at], "partition {at} at snapshot {}", snapshot.seq());
+        }
+    }
+}
+
+async fn run(seed: u64) {
+    let mut world = World::new(seed).await;
+    for step in 0..150 {
+        world.step().await;
+        if step % 4 == 3 && !world.disk.is_frozen() && world.flushes.is_empty() {
+            world.check().await;
+        }
+    }
+    let seed = world.random.next_u64();
+    world.crash(Crash::Torn(seed)).await;
+}
+
+struct PrintOnPanic(u64);
+
+impl Drop for PrintOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed with KALAMDB_SEED={}", self.0);
+        }
+    }
+}
+
+#[test]
+fn random_operations_with_crashes_agree_with_maps() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let seeds = match number("KALAMDB_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("KALAMDB_SEEDS").unwrap_or(40),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    for seed in seeds {
+        let print = PrintOnPanic(seed);
+        runtime.block_on(run(seed));
+        drop(print);
+    }
+}
