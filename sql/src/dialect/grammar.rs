@@ -1,0 +1,131 @@
+//! What differs between our SQL and sqlparser's PostgreSQL.
+
+use std::any::TypeId;
+
+use datafusion::sql::sqlparser::ast::{
+    Expr, Function, FunctionArgumentList, FunctionArguments, Ident, ObjectName, UnaryOperator,
+};
+use datafusion::sql::sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+/// PostgreSQL's grammar with these differences:
+///
+/// - `x<-5` is a comparison with a negative number: there are no operators made of arbitrary signs;
+/// - `SELECT * EXCLUDE (c)` and `SELECT * REPLACE (...)` work, because DataFusion knows them;
+/// - `CURRENT_ROLE` needs no parentheses, and `CURRENT_USER` may have them;
+/// - `user` without parentheses is an ordinary name: tables of users are common.
+#[derive(Debug)]
+pub(crate) struct KalamDialect;
+
+const POSTGRES: PostgreSqlDialect = PostgreSqlDialect {};
+
+macro_rules! like_postgres {
+    ($($method:ident($($arg:ident: $type:ty),*) -> $result:ty;)*) => {
+        $(fn $method(&self, $($arg: $type),*) -> $result { POSTGRES.$method($($arg),*) })*
+    };
+}
+
+impl Dialect for KalamDialect {
+    fn dialect(&self) -> TypeId {
+        TypeId::of::<PostgreSqlDialect>()
+    }
+
+    like_postgres! {
+        identifier_quote_style(identifier: &str) -> Option<char>;
+        is_delimited_identifier_start(ch: char) -> bool;
+        is_identifier_start(ch: char) -> bool;
+        is_identifier_part(ch: char) -> bool;
+        supports_unicode_string_literal() -> bool;
+        is_reserved_for_identifier(keyword: Keyword) -> bool;
+        get_next_precedence(parser: &Parser<'_>) -> Option<Result<u8, ParserError>>;
+        supports_filter_during_aggregation() -> bool;
+        supports_group_by_expr() -> bool;
+        prec_value(precedence: Precedence) -> u8;
+        allow_extract_custom() -> bool;
+        allow_extract_single_quotes() -> bool;
+        supports_factorial_operator() -> bool;
+        supports_bitwise_shift_operators() -> bool;
+        supports_named_fn_args_with_colon_operator() -> bool;
+        supports_named_fn_args_with_expr_name() -> bool;
+        supports_nested_comments() -> bool;
+        supports_string_escape_constant() -> bool;
+        supports_numeric_literal_underscores() -> bool;
+        supports_array_typedef_with_brackets() -> bool;
+        supports_notnull_operator() -> bool;
+        supports_interval_options() -> bool;
+        supports_insert_table_alias() -> bool;
+        supports_select_wildcard_with_alias() -> bool;
+        supports_comma_separated_trim() -> bool;
+    }
+
+    fn supports_select_wildcard_exclude(&self) -> bool {
+        true
+    }
+
+    fn supports_select_wildcard_replace(&self) -> bool {
+        true
+    }
+
+    /// Literals come first, without sqlparser's attempt to read every operand as a type name: an `INSERT` has thousands.
+    fn parse_prefix(&self, parser: &mut Parser<'_>) -> Option<Result<Expr, ParserError>> {
+        match &parser.peek_token_ref().token {
+            Token::Number(..) | Token::SingleQuotedString(_) | Token::Placeholder(_) => {
+                Some(parser.parse_value().map(Expr::Value))
+            }
+            Token::Minus => {
+                parser.advance_token();
+                let operand = parser.parse_subexpr(self.prec_value(Precedence::MulDivModOp));
+                let negated = |expr| Expr::UnaryOp { op: UnaryOperator::Minus, expr: Box::new(expr) };
+                Some(operand.map(negated))
+            }
+            Token::Word(word) if word.quote_style.is_none() => {
+                let keyword = word.keyword;
+                match keyword {
+                    Keyword::CURRENT_USER | Keyword::CURRENT_ROLE | Keyword::SESSION_USER => {
+                        Some(identity_function(parser))
+                    }
+                    Keyword::USER => Some(parse_user_as_name(parser)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+/// `CURRENT_USER` and `CURRENT_ROLE`, with and without parentheses, as ordinary calls.
+fn identity_function(parser: &mut Parser<'_>) -> Result<Expr, ParserError> {
+    let name = parser.parse_identifier()?;
+    if parser.consume_token(&Token::LParen) {
+        parser.expect_token(&Token::RParen)?;
+    }
+    Ok(call(name))
+}
+
+fn call(name: Ident) -> Expr {
+    let list = FunctionArgumentList { duplicate_treatment: None, args: Vec::new(), clauses: Vec::new() };
+    Expr::Function(Function {
+        name: ObjectName::from(vec![name]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(list),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+/// `user`, `user.column`, as PostgreSQL would treat any unreserved word.
+fn parse_user_as_name(parser: &mut Parser<'_>) -> Result<Expr, ParserError> {
+    let mut parts = vec![parser.parse_identifier()?];
+    while parts.len() < 3 && parser.consume_token(&Token::Period) {
+        parts.push(parser.parse_identifier()?);
+    }
+    Ok(match <[Ident; 1]>::try_from(parts) {
+        Ok([name]) => Expr::Identifier(name),
+        Err(parts) => Expr::CompoundIdentifier(parts),
+    })
+}

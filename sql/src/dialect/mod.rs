@@ -1,0 +1,101 @@
+//! The text of a request becomes statements.
+//!
+//! sqlparser's tokenizer and parser do the work; our own statements are parsed on top of the same parser by looking at
+//! its tokens. [`parse`] never fails: a statement that cannot be understood becomes [`Statement::Invalid`] and is the
+//! last one, so that those before it still run. Work and memory are bounded before parsing begins: text, nesting and
+//! the length of operator chains have limits, because trees are walked and dropped recursively later.
+
+mod ast;
+mod columns;
+mod grammar;
+mod limits;
+mod manage;
+mod options;
+mod split;
+mod statements;
+mod table;
+mod tokens;
+
+use std::sync::Arc;
+
+use datafusion::sql::sqlparser::parser::ParserError;
+use datafusion::sql::sqlparser::tokenizer::{Location, Span};
+
+use crate::error::{Error, ErrorCode, Position};
+
+pub(crate) use ast::ColumnDef;
+pub use ast::{CreateNamespace, CreateTable, CreateUser, Flush, ParsedStatement, Statement, TableRef};
+pub(crate) use grammar::KalamDialect;
+
+/// All statements of a text, in order.
+pub(crate) fn parse(sql: &str) -> Vec<ParsedStatement> {
+    let mut statements = Vec::new();
+    for piece in split::split(sql) {
+        let (position, text): (_, Arc<str>) = (piece.position, piece.text.into());
+        let end = piece.end;
+        let parsed = piece.tokens.and_then(|tokens| {
+            limits::check(&tokens)?;
+            statements::parse(tokens)
+        });
+        let failed = parsed.is_err();
+        let statement = parsed.unwrap_or_else(|error| Statement::Invalid(error.with_position(end)));
+        statements.push(ParsedStatement { statement, text, position });
+        if failed {
+            break;
+        }
+    }
+    statements
+}
+
+/// A parsed expression, for text that was stored (defaults and checks).
+///
+/// # Errors
+/// [`ErrorCode::SyntaxError`] if it is not one expression.
+pub(crate) fn parse_expression(text: &str) -> crate::Result<datafusion::sql::sqlparser::ast::Expr> {
+    let piece = split::split(text).next();
+    let piece = piece.ok_or_else(|| Error::new(ErrorCode::SyntaxError, "expected an expression"))?;
+    let tokens = piece.tokens?;
+    limits::check(&tokens)?;
+    let mut parser = tokens::Tokens::new(tokens);
+    let expression = parser.parser.parse_expr()?;
+    parser.expect_end()?;
+    Ok(expression)
+}
+
+/// The start of a span; `None` for made-up tokens.
+pub(crate) fn position(span: Span) -> Option<Position> {
+    from_location(span.start)
+}
+
+fn from_location(at: Location) -> Option<Position> {
+    (at.line > 0).then_some(Position { line: at.line, column: at.column })
+}
+
+impl From<ParserError> for Error {
+    fn from(error: ParserError) -> Self {
+        syntax_error(&error)
+    }
+}
+
+/// sqlparser writes positions at the end of its messages; here they become fields.
+pub(crate) fn syntax_error(error: &ParserError) -> Error {
+    let text = match error {
+        ParserError::RecursionLimitExceeded => return limits::too_deep(),
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => text,
+    };
+    let (text, position) = match text.rsplit_once(" at Line: ") {
+        Some((message, place)) => (message, place_of(place)),
+        None => (text.as_str(), None),
+    };
+    let text =
+        text.replace("Expected: ", "expected ").replace("found: EOF", "found the end of the statement");
+    Error::new(ErrorCode::SyntaxError, text.replace(", found: ", ", found ")).with_position(position)
+}
+
+fn place_of(text: &str) -> Option<Position> {
+    let (line, column) = text.split_once(", Column: ")?;
+    Some(Position { line: line.parse().ok()?, column: column.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! INSERT.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::compute::concat;
+use datafusion::physical_plan::common::collect;
+use datafusion::sql::sqlparser::ast::{
+    Insert, ObjectName, Query, SetExpr, Statement, TableFactor, TableObject, TableWithJoins, Values,
+};
+use kalamdb_engine::Table;
+use serde_json::Value;
+
+use super::checks::Checks;
+use super::convert::assign;
+use super::retry::{Tries, commit};
+use super::returning::{Returning, Written};
+use super::rows::{assemble, inserts, own_partition};
+use super::target::{self, Target};
+use super::values;
+use crate::dialect::position;
+use crate::error::{Error, ErrorCode, Result};
+use crate::functions::evaluate_default;
+use crate::query::{self, Planner};
+use crate::session::Outcome;
+use crate::statement::StatementContext;
+
+/// Runs an INSERT; `ctx` is at the newest applied state.
+///
+/// # Errors
+/// As the contract says; nothing is inserted then.
+pub(crate) async fn insert(
+    mut ctx: Arc<StatementContext>,
+    statement: &Insert,
+    params: &[Value],
+) -> Result<Outcome> {
+    check_supported(statement)?;
+    target::check_text(statement, params)?;
+    let TableObject::TableName(name) = &statement.table else {
+        return Err(Error::new(ErrorCode::Unsupported, "INSERT INTO a function or a query is not supported"));
+    };
+    let mut tries = Tries::new(target::table(&ctx, name)?.id);
+    loop {
+        // Names are resolved anew: the table may have changed, which is one of the reasons for a conflict.
+        let table = target::table(&ctx, name)?;
+        let returning = Returning::new(&ctx, &table, from(statement, name), statement.returning.as_deref())?;
+        let source = rows(&ctx, &table, statement, params).await?;
+        Checks::new(&ctx, &table)?.check(&source.rows)?;
+        let count = source.rows.num_rows();
+        if count == 0 {
+            ctx.instance.database().until_visible(ctx.snapshot.seq()).await?;
+            return returning.outcome(&ctx, Written::nothing(&table)?, None).await;
+        }
+        let written = returning.wanted().then(|| Written {
+            rows: source.rows.clone(),
+            owners: source.owners.clone(),
+            user: own_partition(&ctx, &table),
+            deleted: false,
+        });
+        let writes = inserts(&ctx, &table, source.rows, source.owners.as_ref())?;
+        match commit(&ctx, writes, None).await {
+            Ok(committed) => {
+                let mut outcome = match written {
+                    Some(written) => returning.outcome(&ctx, written, Some(committed)).await?,
+                    None => Outcome::affected(0, Some(committed.seq)),
+                };
+                outcome.affected_rows = Some(count as u64);
+                return Ok(outcome);
+            }
+            Err(error) => tries.again(error.into())?,
+        }
+        ctx = ctx.renewed();
+    }
+}
+
+/// The table as RETURNING sees it.
+fn from(statement: &Insert, name: &ObjectName) -> TableWithJoins {
+    use datafusion::sql::sqlparser::ast::TableAlias;
+    let alias = statement.table_alias.as_ref().map(|alias| TableAlias {
+        explicit: true,
+        name: alias.alias.clone(),
+        columns: Vec::new(),
+        at: None,
+    });
+    let relation = TableFactor::Table {
+        name: name.clone(),
+        alias,
+        args: None,
+        with_hints: Vec::new(),
+        version: None,
+        with_ordinality: false,
+        partitions: Vec::new(),
+        json_path: None,
+        sample: None,
+        index_hints: Vec::new(),
+    };
+    TableWithJoins { relation, joins: Vec::new() }
+}
+
+fn check_supported(statement: &Insert) -> Result<()> {
+    let unsupported =
+        |what: &str| Err(Error::new(ErrorCode::Unsupported, format!("{what} is not supported")));
+    if statement.on.is_some() {
+        return unsupported("INSERT ... ON CONFLICT");
+    }
+    if statement.or.is_some() || statement.ignore || statement.replace_into || statement.overwrite {
+        return unsupported("INSERT OR ..., INSERT IGNORE, REPLACE and INSERT OVERWRITE");
+    }
+    if !statement.assignments.is_empty()
+        || statement.partitioned.is_some()
+        || !statement.after_columns.is_empty()
+    {
+        return unsupported("this form of INSERT");
+    }
+    Ok(())
+}
+
+/// New rows, and whose they are if the statement says so.
+struct Source {
+    rows: RecordBatch,
+    owners: Option<ArrayRef>,
+}
+
+async fn rows(
+    ctx: &Arc<StatementContext>,
+    table: &Arc<Table>,
+    statement: &Insert,
+    params: &[Value],
+) -> Result<Source> {
+    let (targets, columns, count) = match &statement.source {
+        None => (Vec::new(), Vec::new(), 1),
+        Some(query) => match plain_values(query) {
+            Some(list) => {
+                let width = list.rows.first().map_or(0, |row| row.content.len());
+                let targets = targets(ctx, table, statement, width)?;
+                let columns = values::columns(ctx, table, &targets, list, params).await?;
+                (targets, columns, list.rows.len())
+            }
+            None => selected(ctx, table, statement, query, params).await?,
+        },
+    };
+    place(ctx, table, &targets, columns, count)
+}
+
+/// The VALUES list of a source that is nothing else.
+fn plain_values(query: &Query) -> Option<&Values> {
+    match query.body.as_ref() {
+        SetExpr::Values(values)
+            if query.with.is_none()
+                && query.order_by.is_none()
+                && query.limit_clause.is_none()
+                && query.fetch.is_none()
+                && !values.rows.is_empty() =>
+        {
+            Some(values)
+        }
+        _ => None,
+    }
+}
+
+/// The columns that the statement writes: those it names, else the first `width` in declaration order.
+fn targets(ctx: &StatementContext, table: &Table, statement: &Insert, width: usize) -> Result<Vec<Target>> {
+    if statement.columns.is_empty() {
+        let declared = table.schema.columns().iter().enumerate().filter(|(_, column)| !column.secret);
+        let targets: Vec<Target> = declared.map(|(at, _)| Target::Column(at)).collect();
+        if width > targets.len() {
+            let message =
+                format!("{width} values, but table {} has {} columns", table.qualified_name(), targets.len());
+            return Err(Error::new(ErrorCode::InvalidStatement, message)
+                .with_position(position(statement.insert_token.0.span)));
+        }
+        return Ok(targets.into_iter().take(width).collect());
+    }
+    let mut targets: Vec<Target> = Vec::with_capacity(statement.columns.len());
+    for name in &statement.columns {
+        let ident = target::last_ident(name)?;
+        let target = target::column(ctx, table, ident)?;
+        if targets.contains(&target) {
+            return Err(Error::new(
+                ErrorCode::InvalidStatement,
+                format!("column {} is written twice", ident.value),
+            )
+            .with_position(position(ident.span)));
+        }
+        targets.push(target);
+    }
+    Ok(targets)
+}
+
+/// The columns of an `INSERT ... SELECT`.
+async fn selected(
+    ctx: &Arc<StatementContext>,
+    table: &Arc<Table>,
+    statement: &Insert,
+    query: &Query,
+    params: &[Value],
+) -> Result<(Vec<Target>, Vec<ArrayRef>, usize)> {
+    let plan = Planner::new(ctx).plan(&Statement::Query(Box::new(query.clone())), params)?;
+    let plan = query::physical_plan(ctx, plan).await?;
+    let width = plan.schema().fields().len();
+    let targets = targets(ctx, table, statement, width)?;
+    if targets.len() != width {
+        let message = format!("the query gives {width} columns where {} are written", targets.len());
+        return Err(Error::new(ErrorCode::InvalidStatement, message)
+            .with_position(position(statement.insert_token.0.span)));
+    }
+    let schema = plan.schema();
+    let batches = collect(query::execute(ctx, plan)?).await?;
+    let count = batches.iter().map(RecordBatch::num_rows).sum();
+    let mut columns = Vec::with_capacity(width);
+    for (at, target) in targets.iter().enumerate() {
+        let parts: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(at).as_ref()).collect();
+        let whole = match parts.is_empty() {
+            true => arrow::array::new_empty_array(schema.field(at).data_type()),
+            false => concat(&parts)?,
+        };
+        columns.push(match target {
+            Target::Column(index) => assign(&whole, &table.schema.columns()[*index])?,
+            Target::User => whole,
+        });
+    }
+    Ok((targets, columns, count))
+}
+
+/// Puts the written columns where they belong and defaults everywhere else.
+fn place(
+    ctx: &StatementContext,
+    table: &Arc<Table>,
+    targets: &[Target],
+    written: Vec<ArrayRef>,
+    count: usize,
+) -> Result<Source> {
+    let mut columns: Vec<Option<ArrayRef>> = vec![None; table.schema.columns().len()];
+    let mut owners = None;
+    for (target, values) in targets.iter().zip(written) {
+        match target {
+            Target::Column(index) => columns[*index] = Some(values),
+            Target::User => owners = Some(values),
+        }
+    }
+    let filled = columns.into_iter().zip(table.schema.columns()).map(|(values, column)| match values {
+        Some(values) => Ok(values),
+        None => evaluate_default(ctx, column, count),
+    });
+    Ok(Source { rows: assemble(table, filled.collect::<Result<_>>()?)?, owners })
+}

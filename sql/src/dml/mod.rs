@@ -1,0 +1,21 @@
+//! Writing rows: INSERT, UPDATE, DELETE.
+//!
+//! A statement becomes one commit. `INSERT ... VALUES` goes from the parsed statement to arrays without the planner;
+//! UPDATE and DELETE run as a SELECT of row addresses at the newest applied state and mark exactly the rows they read.
+//! A row that somebody else changed in between is a conflict: the statement is planned and run again.
+
+mod change;
+mod checks;
+pub(crate) mod convert;
+mod insert;
+mod retry;
+mod returning;
+pub(crate) mod rows;
+mod select;
+mod target;
+mod values;
+
+pub(crate) use change::{delete, update};
+pub(crate) use checks::Checks;
+pub(crate) use insert::insert;
+pub(crate) use retry::Turns;

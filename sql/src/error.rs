@@ -1,0 +1,370 @@
+//! The one error type of this crate: a public code, a message fit for any client, and where in the text it is about.
+//!
+//! Errors of the engine and of DataFusion are mapped here and nowhere else. What a client cannot act on becomes
+//! [`ErrorCode::Internal`]: its details go to the log under an id, and only the id is shown.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use arrow::error::ArrowError;
+use datafusion::common::SchemaError;
+use datafusion::error::DataFusionError;
+use kalamdb_engine::Error as EngineError;
+
+use crate::names;
+
+/// Result of a call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+macro_rules! codes {
+    ($($variant:ident = $name:literal, $status:literal;)*) => {
+        /// What kind of error, as clients see it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[expect(missing_docs, reason = "the names are those of the public contract")]
+        pub enum ErrorCode { $($variant),* }
+
+        impl ErrorCode {
+            /// The code as it is written in answers.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// The HTTP status that goes with it.
+            pub fn status(self) -> u16 {
+                match self { $(Self::$variant => $status),* }
+            }
+        }
+    };
+}
+
+codes! {
+    SyntaxError = "SYNTAX_ERROR", 400;
+    InvalidStatement = "INVALID_STATEMENT", 400;
+    InvalidParameter = "INVALID_PARAMETER", 400;
+    Unsupported = "UNSUPPORTED", 400;
+    TypeMismatch = "TYPE_MISMATCH", 400;
+    Unauthenticated = "UNAUTHENTICATED", 401;
+    PermissionDenied = "PERMISSION_DENIED", 403;
+    NamespaceNotFound = "NAMESPACE_NOT_FOUND", 404;
+    TableNotFound = "TABLE_NOT_FOUND", 404;
+    ColumnNotFound = "COLUMN_NOT_FOUND", 404;
+    UserNotFound = "USER_NOT_FOUND", 404;
+    LiveQueryNotFound = "LIVE_QUERY_NOT_FOUND", 404;
+    StorageNotFound = "STORAGE_NOT_FOUND", 404;
+    NotFound = "NOT_FOUND", 404;
+    MethodNotAllowed = "METHOD_NOT_ALLOWED", 405;
+    UniqueViolation = "UNIQUE_VIOLATION", 409;
+    AlreadyExists = "ALREADY_EXISTS", 409;
+    Conflict = "CONFLICT", 409;
+    InUse = "IN_USE", 409;
+    CursorExpired = "CURSOR_EXPIRED", 410;
+    TooLarge = "TOO_LARGE", 413;
+    RateLimited = "RATE_LIMITED", 429;
+    NotNullViolation = "NOT_NULL_VIOLATION", 422;
+    CheckViolation = "CHECK_VIOLATION", 422;
+    ValueOutOfRange = "VALUE_OUT_OF_RANGE", 422;
+    DivisionByZero = "DIVISION_BY_ZERO", 422;
+    Cancelled = "CANCELLED", 499;
+    Internal = "INTERNAL", 500;
+    Overloaded = "OVERLOADED", 503;
+    ShuttingDown = "SHUTTING_DOWN", 503;
+    ReadOnly = "READ_ONLY", 503;
+    StorageFull = "STORAGE_FULL", 507;
+}
+
+/// A place in the text of a request, both counted from 1; columns count characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Line.
+    pub line: u64,
+    /// Column within the line.
+    pub column: u64,
+}
+
+/// An error as a client gets it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// What kind.
+    pub code: ErrorCode,
+    /// What happened, in a sentence; never shows internals or data of other users.
+    pub message: String,
+    /// What might help.
+    pub hint: Option<String>,
+    /// Where in the whole text of the request.
+    pub position: Option<Position>,
+}
+
+impl Error {
+    /// An error without hint and position.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None, position: None }
+    }
+
+    /// Adds a hint.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the position, unless a more precise one is there already.
+    #[must_use]
+    pub fn with_position(mut self, position: impl Into<Option<Position>>) -> Self {
+        self.position = self.position.or(position.into());
+        self
+    }
+
+    /// An error whose details a client must not see: they are logged under an id, and the id is shown.
+    pub fn internal(details: impl std::fmt::Display) -> Self {
+        // A fresh RandomState differs from every other one of the process: enough to find one line in a log.
+        let id = RandomState::new().build_hasher().finish();
+        tracing::error!(error_id = format!("{id:016x}"), %details, "internal error");
+        Self::new(ErrorCode::Internal, format!("internal error {id:016x}"))
+            .with_hint("the server's log has the details under this id")
+    }
+
+    /// The error as one that DataFusion can carry through a plan; [`From`] gives it back unchanged.
+    pub fn into_datafusion(self) -> DataFusionError {
+        DataFusionError::External(Box::new(self))
+    }
+}
+
+impl From<EngineError> for Error {
+    fn from(error: EngineError) -> Self {
+        from_engine(&error)
+    }
+}
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        from_datafusion(&error)
+    }
+}
+
+impl From<ArrowError> for Error {
+    fn from(error: ArrowError) -> Self {
+        from_arrow(&error)
+    }
+}
+
+fn from_engine(error: &EngineError) -> Error {
+    let code = match error {
+        EngineError::InvalidName { .. } => ErrorCode::InvalidParameter,
+        EngineError::InvalidSchema(_) => ErrorCode::InvalidStatement,
+        EngineError::UniqueViolation { .. } => ErrorCode::UniqueViolation,
+        EngineError::NotNullViolation { .. } => ErrorCode::NotNullViolation,
+        EngineError::Conflict => ErrorCode::Conflict,
+        EngineError::AlreadyExists { .. } => ErrorCode::AlreadyExists,
+        EngineError::NamespaceNotFound(_) => ErrorCode::NamespaceNotFound,
+        EngineError::TableNotFound(_) => ErrorCode::TableNotFound,
+        EngineError::InUse { .. } => ErrorCode::InUse,
+        EngineError::Overloaded(_) => ErrorCode::Overloaded,
+        EngineError::Expired { .. } => ErrorCode::CursorExpired,
+        EngineError::Closed => ErrorCode::ShuttingDown,
+        // Met while opening, where the reader is the operator: the file and offset are the point of the message.
+        EngineError::Locked(_) | EngineError::Corrupt(_) | EngineError::NewerFormat(_) => ErrorCode::Internal,
+        EngineError::ReadOnly(_) => return hidden(ErrorCode::ReadOnly, READ_ONLY, error),
+        EngineError::StorageFull(_) => return hidden(ErrorCode::StorageFull, STORAGE_FULL, error),
+        other => return Error::internal(other),
+    };
+    Error::new(code, error.to_string())
+}
+
+const READ_ONLY: &str = "the log failed: the database is read-only until it is restarted";
+const STORAGE_FULL: &str = "no space left on the server's disk; reads go on";
+
+/// A known failure of the machine: clients get a fixed sentence, the log the details.
+fn hidden(code: ErrorCode, message: &str, details: &EngineError) -> Error {
+    tracing::error!(code = code.as_str(), %details, "write refused");
+    Error::new(code, message)
+}
+
+fn from_datafusion(error: &DataFusionError) -> Error {
+    match error {
+        DataFusionError::ArrowError(error, _) => from_arrow(error),
+        DataFusionError::SQL(error, _) => crate::dialect::syntax_error(error),
+        DataFusionError::NotImplemented(message) => Error::new(ErrorCode::Unsupported, tidy(message)),
+        DataFusionError::Plan(message) => from_plan(message),
+        DataFusionError::Configuration(message) => Error::new(ErrorCode::InvalidParameter, tidy(message)),
+        DataFusionError::SchemaError(error, _) => from_schema(error),
+        DataFusionError::Execution(message) => from_execution(message),
+        DataFusionError::ResourcesExhausted(message) => {
+            tracing::warn!(message, "a statement needed more memory than there is");
+            Error::new(
+                ErrorCode::Overloaded,
+                "the statement needs more memory than the server can give it now",
+            )
+            .with_hint("filter more, select fewer columns, or try again later")
+        }
+        DataFusionError::External(error) => from_external(error.as_ref()),
+        DataFusionError::Context(_, inner) => from_datafusion(inner),
+        DataFusionError::Diagnostic(diagnostic, inner) => {
+            let start = diagnostic.span.map(|span| span.start);
+            let known = start.filter(|start| start.line > 0);
+            from_datafusion(inner)
+                .with_position(known.map(|at| Position { line: at.line, column: at.column }))
+        }
+        DataFusionError::Collection(errors) if !errors.is_empty() => from_datafusion(&errors[0]),
+        DataFusionError::Shared(inner) => from_datafusion(inner),
+        DataFusionError::IoError(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            Error::new(ErrorCode::StorageFull, STORAGE_FULL)
+        }
+        other => Error::internal(other),
+    }
+}
+
+fn from_external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Error {
+    if let Some(error) = error.downcast_ref::<Error>() {
+        error.clone()
+    } else if let Some(error) = error.downcast_ref::<EngineError>() {
+        from_engine(error)
+    } else if let Some(error) = error.downcast_ref::<DataFusionError>() {
+        from_datafusion(error)
+    } else if let Some(error) = error.downcast_ref::<ArrowError>() {
+        from_arrow(error)
+    } else {
+        Error::internal(error)
+    }
+}
+
+fn from_arrow(error: &ArrowError) -> Error {
+    let out_of_range = |message: &str| Error::new(ErrorCode::ValueOutOfRange, tidy(message));
+    match error {
+        ArrowError::DivideByZero => division_by_zero(),
+        ArrowError::ArithmeticOverflow(message)
+        | ArrowError::CastError(message)
+        | ArrowError::ParseError(message)
+        | ArrowError::ComputeError(message) => out_of_range(message),
+        // Arrow reports decimals that do not fit their precision this way.
+        ArrowError::InvalidArgumentError(message)
+            if message.contains("too large") || message.contains("too small") =>
+        {
+            out_of_range(message)
+        }
+        ArrowError::NotYetImplemented(message) => Error::new(ErrorCode::Unsupported, tidy(message)),
+        ArrowError::ExternalError(error) => from_external(error.as_ref()),
+        other => Error::internal(other),
+    }
+}
+
+fn division_by_zero() -> Error {
+    Error::new(ErrorCode::DivisionByZero, "division by zero")
+}
+
+fn from_schema(error: &SchemaError) -> Error {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let error =
+                Error::new(ErrorCode::ColumnNotFound, format!("column {} does not exist", field.flat_name()));
+            let candidates = valid_fields.iter().map(|f| f.name());
+            match names::nearest(field.name(), candidates) {
+                Some(name) => error.with_hint(format!("did you mean {name}?")),
+                None => error,
+            }
+        }
+        SchemaError::AmbiguousReference { field } => {
+            Error::new(ErrorCode::InvalidStatement, format!("column {} is ambiguous", field.flat_name()))
+                .with_hint("write the table's name or alias before it")
+        }
+        SchemaError::DuplicateQualifiedField { qualifier, name } => {
+            Error::new(ErrorCode::InvalidStatement, format!("column {qualifier}.{name} appears twice"))
+        }
+        SchemaError::DuplicateUnqualifiedField { name } => {
+            Error::new(ErrorCode::InvalidStatement, format!("column {name} appears twice"))
+                .with_hint("give one of them another name with AS")
+        }
+    }
+}
+
+/// Planning errors are prose; a few families of them have a code of their own.
+fn from_plan(message: &str) -> Error {
+    const TYPE_ERRORS: [&str; 9] = [
+        "coerce",
+        "coercion",
+        "No function matches",
+        "Cannot infer common",
+        "does not support",
+        "Cannot cast",
+        "Unsupported CAST",
+        "Cannot get result type",
+        "requires a boolean",
+    ];
+    let lower = message.to_lowercase();
+    let code = if lower.contains("divide by zero") {
+        return division_by_zero();
+    } else if TYPE_ERRORS.iter().any(|part| message.contains(part)) {
+        ErrorCode::TypeMismatch
+    } else {
+        ErrorCode::InvalidStatement
+    };
+    Error::new(code, tidy(message))
+}
+
+fn from_execution(message: &str) -> Error {
+    let lower = message.to_lowercase();
+    if lower.contains("divide by zero") || lower.contains("division by zero") {
+        return division_by_zero();
+    }
+    let out_of_range = ["overflow", "out of range", "parsing", "parse", "cast", "too large"];
+    let code = if out_of_range.iter().any(|part| lower.contains(part)) {
+        ErrorCode::ValueOutOfRange
+    } else {
+        ErrorCode::InvalidStatement
+    };
+    Error::new(code, tidy(message))
+}
+
+/// A library's message without its line breaks and trailing advice to its own developers.
+fn tidy(message: &str) -> String {
+    let message = message.split("\n\nbacktrace:").next().unwrap_or(message);
+    message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn an_error_of_ours_survives_any_wrapping_by_datafusion() {
+        let ours =
+            Error::new(ErrorCode::TableNotFound, "table a.b does not exist").with_hint("did you mean a.c?");
+        let wrapped = DataFusionError::Context(
+            "while planning".into(),
+            Box::new(DataFusionError::Shared(Arc::new(ours.clone().into_datafusion()))),
+        );
+        assert_eq!(Error::from(wrapped), ours);
+        let through_arrow = ArrowError::ExternalError(Box::new(ours.clone().into_datafusion()));
+        assert_eq!(Error::from(DataFusionError::from(through_arrow)), ours);
+    }
+
+    #[test]
+    fn arithmetic_errors_have_their_own_codes() {
+        let cases = [
+            (ArrowError::DivideByZero, ErrorCode::DivisionByZero),
+            (
+                ArrowError::ArithmeticOverflow("Overflow happened on: 1 + 2".into()),
+                ErrorCode::ValueOutOfRange,
+            ),
+            (ArrowError::CastError("Cannot cast string 'x' to Int32".into()), ErrorCode::ValueOutOfRange),
+        ];
+        for (error, code) in cases {
+            assert_eq!(Error::from(DataFusionError::from(error)).code, code);
+        }
+    }
+
+    #[test]
+    fn an_internal_error_shows_an_id_and_no_details() {
+        let error = Error::from(DataFusionError::Internal("secret /path".into()));
+        assert_eq!(error.code, ErrorCode::Internal);
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn the_most_precise_position_wins() {
+        let at = |line| Position { line, column: 1 };
+        let error = Error::new(ErrorCode::SyntaxError, "x").with_position(at(1)).with_position(at(2));
+        assert_eq!(error.position, Some(at(1)));
+    }
+}

@@ -1,0 +1,209 @@
+//! [`Instance`]: one running database with everything its sessions share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use kalamdb_engine::{Clock, Config, Database, UserId};
+
+use crate::auth::{Authenticator, Identity, Role};
+use crate::error::Result;
+use crate::live::LiveQueryManager;
+use crate::query::{QueryEngine, QueryOptions};
+use crate::running::Running;
+use crate::session::Session;
+use crate::users::{self, Directory};
+
+/// The directory below the data directory that queries spill to.
+const SPILL_DIR: &str = "tmp";
+
+/// What an instance is opened with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The engine's part: directory, disk, clock, randomness, log.
+    pub engine: Config,
+    /// Bytes that all running queries together may hold; beyond it they spill or fail.
+    pub memory_limit: usize,
+    /// How long one statement may run, its results included.
+    pub statement_timeout: Duration,
+    /// Partitions a query is cut into; 0 for as many as there are cores.
+    pub query_partitions: usize,
+    /// Live queries.
+    pub live: LiveOptions,
+    /// Settings as `system.settings` shows them: name, value and where it was set. Never secrets.
+    pub settings: Vec<Setting>,
+}
+
+/// One row of `system.settings`.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// Name.
+    pub name: String,
+    /// Value.
+    pub value: String,
+    /// Where it was set: `default`, a file, the environment, a flag.
+    pub source: String,
+}
+
+/// How live queries are served.
+#[derive(Debug, Clone)]
+pub struct LiveOptions {
+    /// Bytes of events that may wait for one connection before it reads the log by itself.
+    pub queue_bytes: usize,
+    /// How often a feed without events says that it is alive.
+    pub heartbeat: Duration,
+}
+
+impl Default for LiveOptions {
+    fn default() -> Self {
+        Self { queue_bytes: 256 << 10, heartbeat: Duration::from_secs(15) }
+    }
+}
+
+impl Options {
+    /// The defaults for a data directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            engine: Config::new(dir),
+            memory_limit: 1 << 30,
+            statement_timeout: Duration::from_secs(60),
+            query_partitions: 0,
+            live: LiveOptions::default(),
+            settings: Vec::new(),
+        }
+    }
+}
+
+/// One running database. Created once per process and shared.
+#[derive(Debug)]
+pub struct Instance {
+    database: Arc<Database>,
+    queries: QueryEngine,
+    live: LiveQueryManager,
+    users: Directory,
+    authenticator: Authenticator,
+    running: Running,
+    statement_timeout: Duration,
+    settings: Vec<Setting>,
+}
+
+impl Instance {
+    /// Opens the database, recovering what a crash left. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// What the engine says of the directory: in use, damaged (with file and offset), of a newer version.
+    pub async fn open(options: Options) -> Result<Arc<Self>> {
+        let queries = QueryEngine::new(&QueryOptions {
+            memory_limit: options.memory_limit,
+            spill_dir: options.engine.dir.join(SPILL_DIR),
+            partitions: options.query_partitions,
+        })?;
+        let database = Database::open(options.engine).await?;
+        let users = Directory::load(&database).await?;
+        let live = LiveQueryManager::start(database.clone(), options.live);
+        Ok(Arc::new(Self {
+            database,
+            queries,
+            live,
+            users,
+            authenticator: Authenticator::new(),
+            running: Running::default(),
+            statement_timeout: options.statement_timeout,
+            settings: options.settings,
+        }))
+    }
+
+    /// Ends all feeds with `closed` and closes the engine. Statements that still run fail.
+    ///
+    /// # Errors
+    /// What the log says, if it failed.
+    pub async fn close(&self) -> Result<()> {
+        self.live.shut_down();
+        Ok(self.database.close().await?)
+    }
+
+    /// Creates user `root` of role `system` if there is no user at all, with the password that `password` gives; it is
+    /// not called otherwise. True if the user was created.
+    ///
+    /// # Errors
+    /// What storing it says; a password that cannot be used.
+    pub async fn ensure_root(&self, password: &(dyn Fn() -> String + Sync)) -> Result<bool> {
+        if !self.users.is_empty() {
+            return Ok(false);
+        }
+        users::create_first(self, password()).await
+    }
+
+    /// Checks a login by user id or username.
+    ///
+    /// # Errors
+    /// [`crate::ErrorCode::Unauthenticated`], the same for every reason; [`crate::ErrorCode::RateLimited`] for a user
+    /// whose logins failed ten times within a minute.
+    pub async fn login(&self, login: &str, password: &str) -> Result<Identity> {
+        let find = |login: &str| self.users.account(login);
+        let accepted = self.authenticator.login(self.clock(), login, password, find).await?;
+        if accepted.checked {
+            users::note_login(self, &accepted.identity).await;
+        }
+        Ok(accepted.identity)
+    }
+
+    /// The identity of a verified token: its role, never above the stored one; a user that is not stored is a `user`.
+    ///
+    /// # Errors
+    /// [`crate::ErrorCode::InvalidParameter`] for a user id or role that cannot be.
+    pub async fn identify(&self, user_id: &str, claimed_role: Option<&str>) -> Result<Identity> {
+        let stored = self.users.find(user_id).filter(|user| user.user_id.as_str() == user_id);
+        let stored = stored.map_or(Role::User, |user| user.role);
+        let claimed = claimed_role.map(str::parse::<Role>).transpose()?.unwrap_or(stored);
+        Ok(Identity { user: UserId::new(user_id)?, role: claimed.min(stored) })
+    }
+
+    /// A session for one request.
+    pub fn session(self: &Arc<Self>, identity: Identity) -> Session {
+        Session::new(self.clone(), identity)
+    }
+
+    /// A random text of `bytes` random bytes, fit for URLs and headers.
+    pub fn random_token(&self, bytes: usize) -> String {
+        let mut random = vec![0; bytes];
+        self.database.random_bytes(&mut random);
+        URL_SAFE_NO_PAD.encode(random)
+    }
+
+    /// The time.
+    pub fn clock(&self) -> &dyn Clock {
+        self.database.clock()
+    }
+
+    /// The engine.
+    pub fn database(&self) -> &Arc<Database> {
+        &self.database
+    }
+
+    pub(crate) fn queries(&self) -> &QueryEngine {
+        &self.queries
+    }
+
+    pub(crate) fn live(&self) -> &LiveQueryManager {
+        &self.live
+    }
+
+    pub(crate) fn users(&self) -> &Directory {
+        &self.users
+    }
+
+    pub(crate) fn running(&self) -> &Running {
+        &self.running
+    }
+
+    pub(crate) fn statement_timeout(&self) -> Duration {
+        self.statement_timeout
+    }
+
+    pub(crate) fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+}

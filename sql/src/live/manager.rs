@@ -1,0 +1,269 @@
+//! [`LiveQueryManager`]: the one owner of connections and subscriptions.
+//!
+//! Connecting, disconnecting and killing are one operation each. A connection is known here from before its feed is
+//! handed out until the moment the feed is dropped; nothing else keeps it.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use kalamdb_engine::{Database, Seq, TableId};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::auth::{Identity, Role};
+use crate::error::{Error, ErrorCode, Result};
+use crate::instance::LiveOptions;
+use crate::live::connection::{Connection, Start};
+use crate::live::cursor::Cursor;
+use crate::live::entry::{End, Entry, Subscription};
+use crate::live::hub::Hub;
+use crate::live::outbox::Outbox;
+use crate::live::rows::{LiveQueryRow, row};
+use crate::live::subscribe;
+use crate::live::{LiveFeed, LiveRequest, evaluator};
+use crate::statement::StatementContext;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct LiveQueryManager {
+    shared: Arc<Shared>,
+    evaluator: JoinHandle<()>,
+}
+
+/// What the manager and its connections share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) database: Arc<Database>,
+    pub(crate) options: LiveOptions,
+    pub(crate) hub: Arc<Hub>,
+    registry: Mutex<Registry>,
+    next_number: AtomicU64,
+    shut_down: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    connections: HashMap<u64, Arc<Entry>>,
+    /// Where each subscription is.
+    live_ids: HashMap<String, (Arc<Entry>, usize)>,
+}
+
+impl LiveQueryManager {
+    /// Starts the evaluator. Must be called within a tokio runtime.
+    pub(crate) fn start(database: Arc<Database>, options: LiveOptions) -> Self {
+        let hub = Arc::new(Hub::default());
+        let evaluator = tokio::spawn(evaluator::run(database.clone(), hub.clone()));
+        let shared = Shared {
+            database,
+            options,
+            hub,
+            registry: Mutex::default(),
+            next_number: AtomicU64::new(1),
+            shut_down: AtomicBool::new(false),
+        };
+        Self { shared: Arc::new(shared), evaluator }
+    }
+
+    /// Opens a feed: checks and compiles every subscription and registers the connection. The subscriptions are listed
+    /// when this returns and gone when the feed is dropped.
+    ///
+    /// # Errors
+    /// What is wrong with the request or one of its queries; [`ErrorCode::ShuttingDown`].
+    pub(crate) async fn connect(
+        &self,
+        context: Arc<StatementContext>,
+        request: LiveRequest,
+    ) -> Result<LiveFeed> {
+        let cursor = match request.last_event_id.as_deref().map(str::trim) {
+            None | Some("") => None,
+            Some(id) => Some(Cursor::parse(id)?),
+        };
+        let connection_id = self.shared.connection_id();
+        let (subscriptions, asked) = subscribe::all(&context, request.subscriptions, &connection_id)?;
+        let wanted = subscribe::wanting_snapshots(&subscriptions);
+        let from_the_start = wanted.is_empty() && cursor == Some(Cursor::after(0));
+        let first = cursor.unwrap_or(Cursor::after(context.snapshot.seq()));
+        let entry = self.shared.register(&context.identity, connection_id, subscriptions, first);
+        let renew = {
+            // Without the snapshot, which would otherwise be held for as long as the feed lives.
+            let (instance, identity) = (context.instance.clone(), context.identity.clone());
+            let namespace = context.namespace.clone();
+            Box::new(move || StatementContext::read(&instance, identity.clone(), namespace.clone()))
+        };
+        let start = match cursor {
+            Some(cursor) => Start::Resume { cursor, from_the_start },
+            None => Start::Snapshot { context, wanted },
+        };
+        // From here on, dropping the connection undoes the registration.
+        let connection = Connection::new(self.shared.clone(), entry.clone(), asked, renew, start);
+        self.shared.check_still_valid(&entry)?;
+        Ok(LiveFeed::new(entry.id.clone(), connection))
+    }
+
+    /// Ends one subscription; its client is told. Users end their own, `dba` and above any.
+    ///
+    /// # Errors
+    /// [`ErrorCode::LiveQueryNotFound`], also for those of others.
+    pub(crate) fn kill(&self, live_id: &str, by: &Identity) -> Result<()> {
+        let found = self.shared.registry.lock().live_ids.get(live_id).cloned();
+        let allowed = |entry: &Entry| by.role >= Role::Dba || entry.identity.user == by.user;
+        let Some((entry, index)) = found.filter(|(entry, _)| allowed(entry)) else {
+            let shown: String = live_id.chars().take(80).flat_map(char::escape_default).collect();
+            return Err(Error::new(ErrorCode::LiveQueryNotFound, format!("there is no live query {shown}")));
+        };
+        self.shared.end(&entry, index, End::Killed);
+        Ok(())
+    }
+
+    /// The live ids of the subscriptions to a table, for the refusal to drop it.
+    pub(crate) fn subscriptions_on(&self, table: TableId) -> Vec<String> {
+        let registry = self.shared.registry.lock();
+        let on_table = |(entry, index): &&(Arc<Entry>, usize)| entry.subscriptions[*index].table.id == table;
+        let mut ids: Vec<String> = registry
+            .live_ids
+            .values()
+            .filter(on_table)
+            .map(|(e, i)| e.subscriptions[*i].live_id.clone())
+            .collect();
+        ids.sort();
+        ids
+    }
+
+    /// Ends all subscriptions to a table that was dropped. To be called after every drop: a subscription may have
+    /// come between the check and the drop.
+    pub(crate) fn table_dropped(&self, table: TableId) {
+        let ended: Vec<(Arc<Entry>, usize)> = {
+            let registry = self.shared.registry.lock();
+            let on_table =
+                |(entry, index): &&(Arc<Entry>, usize)| entry.subscriptions[*index].table.id == table;
+            registry.live_ids.values().filter(on_table).cloned().collect()
+        };
+        for (entry, index) in ended {
+            self.shared.end(&entry, index, End::TableDropped);
+        }
+    }
+
+    /// All subscriptions, for `system.live_queries`.
+    pub(crate) fn list(&self) -> Vec<LiveQueryRow> {
+        let (delivered, visible) = (self.shared.hub.delivered(), self.shared.visible());
+        let connections: Vec<Arc<Entry>> =
+            self.shared.registry.lock().connections.values().cloned().collect();
+        let node = self.shared.database.config().node_id;
+        let mut rows: Vec<LiveQueryRow> = Vec::with_capacity(connections.len());
+        for entry in connections {
+            let cursor = entry.outbox.idle_cursor(delivered);
+            let live = entry.outbox.is_live();
+            let open =
+                entry.open().map(|(_, subscription)| row(&entry, subscription, live, cursor, visible, node));
+            rows.extend(open);
+        }
+        rows.sort_by(|a, b| (a.created_at, &a.live_id).cmp(&(b.created_at, &b.live_id)));
+        rows
+    }
+
+    /// Ends all feeds, each with `closed`, and refuses new ones.
+    pub(crate) fn shut_down(&self) {
+        self.shared.shut_down.store(true, Ordering::SeqCst);
+        let connections: Vec<Arc<Entry>> =
+            self.shared.registry.lock().connections.values().cloned().collect();
+        for entry in connections {
+            for index in 0..entry.subscriptions.len() {
+                self.shared.end(&entry, index, End::Shutdown);
+            }
+        }
+        self.evaluator.abort();
+    }
+}
+
+impl Drop for LiveQueryManager {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+impl Shared {
+    /// The newest durable commit.
+    pub(crate) fn visible(&self) -> Seq {
+        self.database.visible()
+    }
+
+    pub(crate) fn now_micros(&self) -> i64 {
+        self.database.clock().now_micros()
+    }
+
+    fn connection_id(&self) -> String {
+        let mut bytes = [0; 12];
+        self.database.random_bytes(&mut bytes);
+        bytes.iter().fold(String::with_capacity(24), |mut id, byte| {
+            write!(id, "{byte:02x}").expect("writing to a String cannot fail");
+            id
+        })
+    }
+
+    fn register(
+        &self,
+        who: &Identity,
+        id: String,
+        subscriptions: Vec<Subscription>,
+        first: Cursor,
+    ) -> Arc<Entry> {
+        let mut by_partition: HashMap<_, Vec<u32>> = HashMap::new();
+        for (index, subscription) in subscriptions.iter().enumerate() {
+            by_partition.entry(subscription.partition.clone()).or_default().push(index as u32);
+        }
+        let entry = Arc::new(Entry {
+            number: self.next_number.fetch_add(1, Ordering::Relaxed),
+            id,
+            identity: who.clone(),
+            outbox: Outbox::new(self.options.queue_bytes, first),
+            subscriptions,
+            by_partition,
+            created_at: self.now_micros(),
+        });
+        let mut registry = self.registry.lock();
+        for (index, subscription) in entry.subscriptions.iter().enumerate() {
+            registry.live_ids.insert(subscription.live_id.clone(), (entry.clone(), index));
+        }
+        registry.connections.insert(entry.number, entry.clone());
+        entry
+    }
+
+    /// A table that was dropped, or a shutdown that began, before the connection was registered did not end it.
+    fn check_still_valid(&self, entry: &Entry) -> Result<()> {
+        if self.shut_down.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorCode::ShuttingDown, "the server is shutting down"));
+        }
+        let catalog = self.database.catalog();
+        match entry.subscriptions.iter().find(|s| catalog.table_by_id(s.table.id).is_none()) {
+            Some(gone) => {
+                let message = format!("table {} does not exist", gone.table.qualified_name());
+                Err(Error::new(ErrorCode::TableNotFound, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn end(&self, entry: &Entry, index: usize, end: End) {
+        // First the mark, so that a connection that joins at this moment leaves it out.
+        entry.end(index, end);
+        self.remove(entry, index);
+    }
+
+    /// Takes a subscription that is over out of everything.
+    pub(crate) fn remove(&self, entry: &Entry, index: usize) {
+        self.hub.leave_one(entry, index);
+        self.registry.lock().live_ids.remove(&entry.subscriptions[index].live_id);
+    }
+
+    /// Takes a connection and its subscriptions out of everything.
+    pub(crate) fn disconnect(&self, entry: &Entry) {
+        self.hub.leave(entry);
+        let mut registry = self.registry.lock();
+        registry.connections.remove(&entry.number);
+        for subscription in &entry.subscriptions {
+            registry.live_ids.remove(&subscription.live_id);
+        }
+    }
+}

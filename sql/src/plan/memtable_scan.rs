@@ -1,0 +1,307 @@
+//! [`MemtableScanExec`]: rows in memory, as record batches without copies unless some of their rows are hidden.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, ScalarValue, Statistics, exec_datafusion_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput,
+};
+use datafusion::physical_plan::statistics::StatisticsArgs;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use kalamdb_engine::{PartitionView, RowsChunk, UserId};
+
+use super::ScanColumn;
+
+/// Rows worth a partition of their own.
+const ROWS_PER_PARTITION: usize = 16_384;
+
+/// One chunk of rows in memory and what its virtual columns hold.
+#[derive(Debug, Clone)]
+pub(crate) struct HotChunk {
+    /// The rows.
+    pub(crate) rows: RowsChunk,
+    /// The chunk's place in its view.
+    pub(crate) chunk: usize,
+    /// The owner of its partition.
+    pub(crate) user: Option<UserId>,
+}
+
+impl HotChunk {
+    fn visible_rows(&self) -> usize {
+        self.rows.rows.num_rows() - self.rows.hidden_rows() as usize
+    }
+
+    /// The scan's columns of all rows of the chunk, hidden ones included.
+    fn columns(&self, columns: &[ScanColumn]) -> Result<Vec<ArrayRef>> {
+        let rows = &self.rows.rows;
+        let declared = rows.num_columns();
+        let mut versions = None;
+        columns
+            .iter()
+            .map(|column| {
+                let array: ArrayRef = match *column {
+                    ScanColumn::Stored(at) if at < declared => rows.column(at).clone(),
+                    ScanColumn::Stored(at) => {
+                        let (seqs, updated) = versions.get_or_insert_with(|| self.rows.versions());
+                        match at - declared {
+                            0 => Arc::new(seqs.clone()) as ArrayRef,
+                            1 => Arc::new(updated.clone()),
+                            _ => Arc::new(BooleanArray::from(vec![self.rows.tombstones; rows.num_rows()])),
+                        }
+                    }
+                    ScanColumn::User => {
+                        let user = self.user.as_ref().map(|user| user.as_str().to_owned());
+                        ScalarValue::Utf8View(user).to_array_of_size(rows.num_rows())?
+                    }
+                    ScanColumn::RowAddress => {
+                        let address = |row| PartitionView::address(self.chunk, row as u32);
+                        Arc::new(UInt64Array::from_iter_values((0..rows.num_rows()).map(address)))
+                    }
+                };
+                Ok(array)
+            })
+            .collect()
+    }
+}
+
+/// Reads chunks in memory. Rows hidden at the view's snapshot never leave it.
+#[derive(Debug)]
+pub(crate) struct MemtableScanExec {
+    table: Arc<str>,
+    partitions: Arc<[Vec<HotChunk>]>,
+    columns: Arc<[ScanColumn]>,
+    properties: Arc<PlanProperties>,
+    limit: Option<usize>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl MemtableScanExec {
+    /// A scan of `chunks` with the columns `columns`, which `schema` describes, over at most `partitions` partitions.
+    pub(crate) fn new(
+        table: Arc<str>,
+        chunks: Vec<HotChunk>,
+        columns: Arc<[ScanColumn]>,
+        schema: SchemaRef,
+        partitions: usize,
+        limit: Option<usize>,
+    ) -> Self {
+        let partitions = spread(chunks, partitions);
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(partitions.len()),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Self {
+            table,
+            partitions: partitions.into(),
+            columns,
+            properties: Arc::new(properties),
+            limit,
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
+    }
+
+    fn rows_of(&self, partition: Option<usize>) -> usize {
+        let rows = |chunks: &Vec<HotChunk>| chunks.iter().map(HotChunk::visible_rows).sum::<usize>();
+        match partition {
+            Some(partition) => self.partitions.get(partition).map_or(0, rows),
+            None => self.partitions.iter().map(rows).sum(),
+        }
+    }
+
+    fn renewed(&self, limit: Option<usize>) -> Self {
+        Self {
+            table: self.table.clone(),
+            partitions: self.partitions.clone(),
+            columns: self.columns.clone(),
+            properties: self.properties.clone(),
+            limit,
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
+    }
+}
+
+/// Chunks in order over as many partitions as their rows are worth, the fullest never far above the emptiest.
+fn spread(chunks: Vec<HotChunk>, most: usize) -> Vec<Vec<HotChunk>> {
+    let total: usize = chunks.iter().map(HotChunk::visible_rows).sum();
+    let count = (total / ROWS_PER_PARTITION).clamp(1, most.max(1)).min(chunks.len().max(1));
+    let mut partitions: Vec<(usize, Vec<HotChunk>)> = vec![(0, Vec::new()); count];
+    for chunk in chunks {
+        if let Some((rows, emptiest)) = partitions.iter_mut().min_by_key(|(rows, _)| *rows) {
+            *rows += chunk.visible_rows();
+            emptiest.push(chunk);
+        }
+    }
+    partitions.into_iter().map(|(_, chunks)| chunks).collect()
+}
+
+impl DisplayAs for MemtableScanExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let chunks: usize = self.partitions.iter().map(Vec::len).sum();
+        write!(f, "MemtableScanExec: table={}, chunks={chunks}, rows={}", self.table, self.rows_of(None))?;
+        let schema = self.properties.eq_properties.schema();
+        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        write!(f, ", projection=[{}]", names.join(", "))?;
+        match self.limit {
+            Some(limit) => write!(f, ", limit={limit}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ExecutionPlan for MemtableScanExec {
+    fn name(&self) -> &'static str {
+        "MemtableScanExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(self.renewed(self.limit)))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let chunks = self.partitions.get(partition);
+        let chunks =
+            chunks.ok_or_else(|| exec_datafusion_err!("MemtableScanExec has no partition {partition}"))?;
+        let schema = self.schema();
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let mut batches = Batches {
+            chunks: chunks.clone().into_iter(),
+            current: None,
+            columns: self.columns.clone(),
+            schema: schema.clone(),
+            batch_size: context.session_config().batch_size().max(1),
+            remaining: self.limit.unwrap_or(usize::MAX),
+        };
+        let measured = std::iter::from_fn(move || {
+            let _timer = metrics.elapsed_compute().timer();
+            batches.next().map(|batch| batch.map(|batch| batch.record_output(&metrics)))
+        });
+        let stream = RecordBatchStreamAdapter::new(schema, futures::stream::iter(measured));
+        Ok(datafusion::physical_plan::coop::make_cooperative(Box::pin(stream)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+
+    fn statistics_from_inputs(
+        &self,
+        _: &[Arc<Statistics>],
+        args: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
+        let rows = self.rows_of(args.partition());
+        let rows = match self.limit {
+            Some(limit) => Precision::Inexact(rows.min(limit)),
+            None => Precision::Exact(rows),
+        };
+        Ok(Arc::new(Statistics::new_unknown(&self.schema()).with_num_rows(rows)))
+    }
+
+    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
+        Some(Arc::new(self.renewed(limit)))
+    }
+
+    fn fetch(&self) -> Option<usize> {
+        self.limit
+    }
+}
+
+/// The batches of one partition, at most `batch_size` rows each before hidden ones are left out.
+struct Batches {
+    chunks: std::vec::IntoIter<HotChunk>,
+    current: Option<Open>,
+    columns: Arc<[ScanColumn]>,
+    schema: SchemaRef,
+    batch_size: usize,
+    remaining: usize,
+}
+
+/// A chunk that is being read.
+struct Open {
+    batch: RecordBatch,
+    visible: Option<BooleanArray>,
+    at: usize,
+}
+
+impl Batches {
+    fn next(&mut self) -> Option<Result<RecordBatch>> {
+        while self.remaining > 0 {
+            let open = match &mut self.current {
+                Some(open) => open,
+                None => match self.open(self.chunks.as_slice().first().cloned()?) {
+                    Ok(open) => {
+                        self.chunks.next();
+                        self.current.insert(open)
+                    }
+                    Err(error) => return Some(Err(error)),
+                },
+            };
+            let rows = (open.batch.num_rows() - open.at).min(self.batch_size);
+            if rows == 0 {
+                self.current = None;
+                continue;
+            }
+            let slice = open.batch.slice(open.at, rows);
+            let mask = open.visible.as_ref().map(|visible| visible.slice(open.at, rows));
+            open.at += rows;
+            let batch = match mask {
+                Some(mask) => match filter_record_batch(&slice, &mask) {
+                    Ok(batch) => batch,
+                    Err(error) => return Some(Err(error.into())),
+                },
+                None => slice,
+            };
+            if batch.num_rows() > 0 {
+                let batch = batch.slice(0, batch.num_rows().min(self.remaining));
+                self.remaining -= batch.num_rows();
+                return Some(Ok(batch));
+            }
+        }
+        None
+    }
+
+    fn open(&self, chunk: HotChunk) -> Result<Open> {
+        let options = RecordBatchOptions::new().with_row_count(Some(chunk.rows.rows.num_rows()));
+        let columns = chunk.columns(&self.columns)?;
+        let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?;
+        Ok(Open { batch, visible: chunk.rows.visible(), at: 0 })
+    }
+}

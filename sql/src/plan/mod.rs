@@ -1,0 +1,27 @@
+//! The two leaves of every plan over an engine table: [`MemtableScanExec`] for rows in memory and [`SegmentScanExec`]
+//! for rows in Parquet.
+//!
+//! Both read chunks pinned by a partition view and leave out exactly the rows that the view hides, before any filter or
+//! limit sees them; which pushdowns are legal over hidden rows is decided in [`segment_files`] alone.
+
+mod memtable_scan;
+mod pruning;
+mod segment_files;
+mod segment_reader;
+mod segment_scan;
+
+pub(crate) use memtable_scan::{HotChunk, MemtableScanExec};
+pub(crate) use pruning::prune_segments;
+pub(crate) use segment_files::ColdChunk;
+pub(crate) use segment_scan::{SegmentScan, SegmentScanExec};
+
+/// Where one output column of a scan comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ScanColumn {
+    /// A column of the stored schema (declared columns, then the system columns), by position.
+    Stored(usize),
+    /// `_user`: the owner of the partition.
+    User,
+    /// `_row_address`: where the row is in the partition view, for statements that change it.
+    RowAddress,
+}

@@ -1,0 +1,304 @@
+//! [`EngineTable`]: a USER, SHARED or SYSTEM table as one statement sees it.
+//!
+//! A USER table is the partition of the session's user and nothing else, whatever the statement says, unless it names
+//! `_user`, which only `dba` and above can: then it is all partitions. Soft-deleted rows are left out unless the
+//! statement names `_deleted` of this table.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{DFSchema, DataFusionError, Result, internal_datafusion_err};
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr as PhysicalBinary, Column, lit};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter::FilterExecBuilder;
+use datafusion::physical_plan::union::UnionExec;
+use kalamdb_engine::{ChunkView, SEQ, Segment, SegmentChunk, Table, TableId, TableKind, UserId};
+
+use super::USER;
+use super::scan::Scans;
+use super::shape::Shape;
+use crate::error::Error;
+use crate::plan::{
+    ColdChunk, HotChunk, MemtableScanExec, ScanColumn, SegmentScan, SegmentScanExec, prune_segments,
+};
+use crate::statement::StatementContext;
+
+/// One reference to a table in one statement.
+#[derive(Debug)]
+pub(crate) struct EngineTable {
+    ctx: Arc<StatementContext>,
+    scans: Arc<Scans>,
+    table: Arc<Table>,
+    shape: Arc<Shape>,
+    all_users: bool,
+    tombstones: AtomicBool,
+}
+
+impl EngineTable {
+    /// A reference that shows the columns of `shape`; of a USER table, `all_users` or the session's user alone.
+    pub(crate) fn new(
+        ctx: Arc<StatementContext>,
+        scans: Arc<Scans>,
+        table: Arc<Table>,
+        shape: Arc<Shape>,
+        all_users: bool,
+    ) -> Self {
+        Self { ctx, scans, table, shape, all_users, tombstones: AtomicBool::new(false) }
+    }
+
+    /// The table.
+    pub(crate) fn id(&self) -> TableId {
+        self.table.id
+    }
+
+    /// Shows soft-deleted rows too: the statement names `_deleted` of this reference. Decided once, between planning
+    /// and optimisation, so that no rewrite can change what a statement means.
+    pub(crate) fn show_deleted(&self) {
+        self.tombstones.store(true, Ordering::Relaxed);
+    }
+
+    /// The owners of the partitions to read.
+    async fn owners(&self, filters: &[Expr]) -> Result<Vec<Option<UserId>>, Error> {
+        if self.table.kind != TableKind::User {
+            return Ok(vec![None]);
+        }
+        if !self.all_users {
+            return Ok(vec![Some(self.ctx.identity.user.clone())]);
+        }
+        let named = filters.iter().filter_map(owners_named_by).reduce(|a, b| &a & &b);
+        let owners = self.ctx.instance.database().users_of(&self.table).await?;
+        let wanted = |user: &UserId| named.as_ref().is_none_or(|named| named.contains(user.as_str()));
+        Ok(owners.into_iter().filter(wanted).map(Some).collect())
+    }
+
+    async fn chunks(&self, filters: &[Expr]) -> Result<Chunks> {
+        let mut chunks = Chunks::default();
+        let tombstones = self.tombstones.load(Ordering::Relaxed);
+        for user in self.owners(filters).await.map_err(Error::into_datafusion)? {
+            let view = self.scans.view(&self.ctx, &self.table, user.as_ref()).await;
+            let view = view.map_err(Error::into_datafusion)?;
+            for (at, chunk) in view.chunks.iter().enumerate() {
+                match chunk {
+                    ChunkView::Rows(rows) if rows.tombstones && !tombstones => {}
+                    ChunkView::Rows(rows) => {
+                        chunks.hot.push(HotChunk { rows: rows.clone(), chunk: at, user: user.clone() });
+                    }
+                    ChunkView::Segment(chunk) if chunk.segment.meta().live_row_groups == 0 && !tombstones => {
+                    }
+                    ChunkView::Segment(chunk) => {
+                        let newer = chunk.newer_than_snapshot;
+                        let cold = self.cold(chunk.clone(), at, user.clone())?;
+                        if newer { chunks.newer.push(cold) } else { chunks.cold.push(cold) }
+                    }
+                }
+            }
+        }
+        Ok(chunks)
+    }
+
+    /// A segment with the schema it was written with. This is the place where the columns of an old segment are
+    /// matched to the table's: by name today, for there is one version.
+    fn cold(&self, chunk: SegmentChunk, index: usize, user: Option<UserId>) -> Result<ColdChunk> {
+        let version = chunk.segment.meta().schema_version;
+        let schema = self.ctx.catalog.schema_at(self.table.id, version);
+        let schema = schema
+            .ok_or_else(|| internal_datafusion_err!("a segment of unknown schema version {version}"))?;
+        Ok(ColdChunk { chunk, index, user, stored: schema.storage().clone() })
+    }
+
+    /// Leaves out segments that the manifest's statistics rule out; says how many.
+    fn prune(&self, state: &dyn Session, filters: &[Expr], chunks: &mut Chunks) -> Result<usize> {
+        let stored = self.table.schema.storage();
+        let before = chunks.cold.len() + chunks.newer.len();
+        if before == 0 || self.tombstones.load(Ordering::Relaxed) {
+            return Ok(0);
+        }
+        let known = |filter: &&Expr| filter.column_refs().iter().all(|c| stored.index_of(&c.name).is_ok());
+        let Some(predicate) = conjunction(filters.iter().filter(known).cloned()) else { return Ok(0) };
+        let predicate = state.create_physical_expr(predicate, &DFSchema::try_from(stored.clone())?)?;
+        for part in [&mut chunks.cold, &mut chunks.newer] {
+            *part = prune_segments(std::mem::take(part), &self.table.schema, stored, predicate.clone());
+        }
+        Ok(before - chunks.cold.len() - chunks.newer.len())
+    }
+
+    fn segment_scan(&self, state: &dyn Session, chunks: Vec<ColdChunk>, output: &Output) -> SegmentScan {
+        SegmentScan {
+            table: self.table.qualified_name().into(),
+            chunks,
+            pruned: 0,
+            stored: self.table.schema.storage().clone(),
+            columns: output.columns.clone(),
+            schema: output.schema.clone(),
+            tombstones: self.tombstones.load(Ordering::Relaxed),
+            partitions: state.config().target_partitions(),
+            limit: output.limit,
+        }
+    }
+
+    /// Segments that hold rows newer than the snapshot: `_seq` decides, above the scan, for each row.
+    fn newer_scan(
+        &self,
+        state: &dyn Session,
+        chunks: Vec<ColdChunk>,
+        output: &Output,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let wider = output.with_seq(self.table.schema.columns().len());
+        let scan = SegmentScanExec::new(self.segment_scan(state, chunks, &wider), state.config_options())?;
+        let seq: Arc<dyn PhysicalExpr> = Arc::new(Column::new_with_schema(SEQ, &wider.schema)?);
+        let newest = lit(self.ctx.snapshot.seq() as i64);
+        let visible = Arc::new(PhysicalBinary::new(seq, Operator::LtEq, newest));
+        let columns: Vec<usize> = (0..output.columns.len()).collect();
+        let filter =
+            FilterExecBuilder::new(visible, Arc::new(scan)).apply_projection(Some(columns))?.build()?;
+        Ok(Arc::new(filter))
+    }
+}
+
+/// What a scan reads, by how it has to be read.
+#[derive(Default)]
+struct Chunks {
+    hot: Vec<HotChunk>,
+    cold: Vec<ColdChunk>,
+    newer: Vec<ColdChunk>,
+}
+
+impl Chunks {
+    /// Maps, verifies and parses the segments' files, off the async threads.
+    async fn load(&self) -> Result<()> {
+        let segments = self.cold.iter().chain(&self.newer).map(|chunk| chunk.chunk.segment.clone());
+        let segments: Vec<Arc<Segment>> = segments.collect();
+        if segments.is_empty() {
+            return Ok(());
+        }
+        let loaded =
+            tokio::task::spawn_blocking(move || segments.iter().try_for_each(|s| s.load().map(|_| ())));
+        let loaded = loaded.await.map_err(|e| DataFusionError::External(Box::new(e)))?;
+        loaded.map_err(|e| Error::from(e).into_datafusion())
+    }
+}
+
+/// The columns a scan gives, and how many rows are enough.
+struct Output {
+    columns: Arc<[ScanColumn]>,
+    schema: SchemaRef,
+    limit: Option<usize>,
+}
+
+impl Output {
+    fn new(shape: &Shape, projection: Option<&Vec<usize>>, limit: Option<usize>) -> Result<Self> {
+        Ok(match projection {
+            None => Self { columns: shape.columns.clone().into(), schema: shape.schema.clone(), limit },
+            Some(projection) => Self {
+                columns: projection.iter().map(|at| shape.columns[*at]).collect(),
+                schema: Arc::new(shape.schema.project(projection)?),
+                limit,
+            },
+        })
+    }
+
+    /// The same with `_seq`, which is stored at `seq`, behind, and without a limit: rows are yet to be filtered.
+    fn with_seq(&self, seq: usize) -> Self {
+        if self.columns.contains(&ScanColumn::Stored(seq)) {
+            return Self { columns: self.columns.clone(), schema: self.schema.clone(), limit: None };
+        }
+        let columns = self.columns.iter().copied().chain([ScanColumn::Stored(seq)]).collect();
+        let mut fields: Vec<_> = self.schema.fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new(SEQ, DataType::Int64, false)));
+        Self { columns, schema: Arc::new(Schema::new(fields)), limit: None }
+    }
+}
+
+#[async_trait]
+impl TableProvider for EngineTable {
+    fn schema(&self) -> SchemaRef {
+        self.shape.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    /// Every filter helps to prune; none is promised to be applied in full, so it is checked again above the scan
+    /// unless the physical optimiser finds that a leaf applies it.
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let output = Output::new(&self.shape, projection, limit)?;
+        let mut chunks = self.chunks(filters).await?;
+        let pruned = self.prune(state, filters, &mut chunks)?;
+        chunks.load().await?;
+        let mut plans: Vec<Arc<dyn ExecutionPlan>> = Vec::with_capacity(3);
+        if !chunks.cold.is_empty() || pruned > 0 {
+            let scan = SegmentScan { pruned, ..self.segment_scan(state, chunks.cold, &output) };
+            plans.push(Arc::new(SegmentScanExec::new(scan, state.config_options())?));
+        }
+        if !chunks.newer.is_empty() {
+            plans.push(self.newer_scan(state, chunks.newer, &output)?);
+        }
+        if !chunks.hot.is_empty() || plans.is_empty() {
+            let table = self.table.qualified_name().into();
+            let partitions = state.config().target_partitions();
+            let Output { columns, schema, limit } = output;
+            plans
+                .push(Arc::new(MemtableScanExec::new(table, chunks.hot, columns, schema, partitions, limit)));
+        }
+        match plans.len() {
+            1 => Ok(plans.remove(0)),
+            _ => UnionExec::try_new(plans),
+        }
+    }
+}
+
+/// The owners that a filter of the form `_user = 'a'` or `_user IN ('a', 'b')` leaves; `None` for any other filter.
+fn owners_named_by(filter: &Expr) -> Option<BTreeSet<String>> {
+    let is_user = |expr: &Expr| matches!(expr, Expr::Column(column) if column.name == USER);
+    let text = |expr: &Expr| match expr {
+        Expr::Literal(value, _) => value.try_as_str().flatten().map(str::to_owned),
+        _ => None,
+    };
+    match filter {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) if is_user(left) => {
+            text(right).map(|u| [u].into())
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) if is_user(right) => {
+            text(left).map(|u| [u].into())
+        }
+        Expr::InList(list) if !list.negated && is_user(&list.expr) => list.list.iter().map(text).collect(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::prelude::{col, lit};
+
+    use super::*;
+
+    #[test]
+    fn owners_are_read_from_equality_and_lists_and_nothing_else() {
+        let set = |users: &[&str]| Some(users.iter().map(|u| (*u).to_owned()).collect::<BTreeSet<_>>());
+        assert_eq!(owners_named_by(&col(USER).eq(lit("a"))), set(&["a"]));
+        assert_eq!(owners_named_by(&lit("a").eq(col(USER))), set(&["a"]));
+        assert_eq!(owners_named_by(&col(USER).in_list(vec![lit("a"), lit("b")], false)), set(&["a", "b"]));
+        assert_eq!(owners_named_by(&col(USER).in_list(vec![lit("a")], true)), None);
+        assert_eq!(owners_named_by(&col(USER).not_eq(lit("a"))), None);
+        assert_eq!(owners_named_by(&col("other").eq(lit("a"))), None);
+        assert_eq!(owners_named_by(&col(USER).eq(lit("a")).or(lit(true))), None);
+    }
+}

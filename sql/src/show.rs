@@ -1,0 +1,249 @@
+//! SHOW and DESCRIBE.
+
+use kalamdb_engine::system::Cell;
+use kalamdb_engine::{DataType, Table, TableKind};
+
+use crate::auth::Role;
+use crate::dialect::TableRef;
+use crate::error::{Error, ErrorCode, Position, Result};
+use crate::names::{self, Resolved};
+use crate::provider;
+use crate::session::Outcome;
+use crate::statement::StatementContext;
+use crate::system::{PartitionFacts, partitions_of};
+use crate::{grid, types};
+
+/// `SHOW NAMESPACES`.
+pub(crate) fn namespaces(ctx: &StatementContext) -> Result<Outcome> {
+    let schema = grid::schema(&[
+        ("namespace_id", DataType::Text),
+        ("table_count", DataType::BigInt),
+        ("created_at", DataType::Timestamp),
+        ("updated_at", DataType::Timestamp),
+    ]);
+    let rows = ctx.catalog.namespaces().map(|namespace| {
+        let tables =
+            ctx.catalog.tables_in(namespace.id.as_str()).filter(|table| names::visible(ctx, table)).count();
+        vec![
+            Cell::from(namespace.id.as_str()),
+            grid::count(tables as u64),
+            Cell::Int(namespace.created_at),
+            Cell::Int(namespace.updated_at),
+        ]
+    });
+    Ok(Outcome::batch(grid::batch(&schema, &rows.collect::<Vec<_>>())?))
+}
+
+/// `SHOW TABLES [IN ns]`: those that the session may read.
+///
+/// # Errors
+/// [`ErrorCode::NamespaceNotFound`].
+pub(crate) fn tables(
+    ctx: &StatementContext,
+    namespace: Option<&str>,
+    at: Option<Position>,
+) -> Result<Outcome> {
+    let namespace = namespace.unwrap_or(&ctx.namespace);
+    if !names::namespace_exists(&ctx.catalog, namespace) {
+        return Err(names::namespace_not_found(ctx, namespace, at));
+    }
+    let schema = grid::schema(&[
+        ("namespace_id", DataType::Text),
+        ("table_name", DataType::Text),
+        ("table_type", DataType::Text),
+        ("schema_version", DataType::Int),
+        ("access", DataType::Text),
+        ("created_at", DataType::Timestamp),
+        ("updated_at", DataType::Timestamp),
+    ]);
+    let stored = ctx.catalog.tables_in(namespace).filter(|table| names::visible(ctx, table)).map(|table| {
+        let access = if table.kind == TableKind::Shared {
+            Cell::from(table.options.access.to_string())
+        } else {
+            Cell::Null
+        };
+        vec![
+            Cell::from(table.namespace.as_str()),
+            Cell::from(table.name.as_str()),
+            Cell::from(table.kind.to_string()),
+            Cell::Int(table.schema.version().into()),
+            access,
+            Cell::Int(table.created_at),
+            Cell::Int(table.updated_at),
+        ]
+    });
+    let computed = crate::system::all().filter(|table| {
+        table.namespace() == namespace
+            && (table.everyone() || ctx.is_dba())
+            && ctx.catalog.table(namespace, table.name()).is_none()
+    });
+    let computed = computed.map(|table| {
+        vec![Cell::from(table.namespace()), Cell::from(table.name()), Cell::from("system"), Cell::Int(1)]
+    });
+    let mut rows: Vec<Vec<Cell>> = stored.chain(computed).collect();
+    rows.sort_by(|a, b| name_of(a).cmp(name_of(b)));
+    Ok(Outcome::batch(grid::batch(&schema, &rows)?))
+}
+
+fn name_of(row: &[Cell]) -> &str {
+    match row.get(1) {
+        Some(Cell::Text(name)) => name,
+        _ => "",
+    }
+}
+
+/// `DESCRIBE t`, `SHOW COLUMNS FROM t`.
+///
+/// # Errors
+/// [`ErrorCode::TableNotFound`], [`ErrorCode::PermissionDenied`].
+pub(crate) fn columns(ctx: &StatementContext, written: &TableRef) -> Result<Outcome> {
+    let schema = grid::schema(&[
+        ("name", DataType::Text),
+        ("ordinal", DataType::Int),
+        ("type", DataType::Text),
+        ("nullable", DataType::Boolean),
+        ("default", DataType::Text),
+        ("primary_key", DataType::Boolean),
+    ]);
+    let rows: Vec<Vec<Cell>> = match names::resolve(ctx, written)? {
+        Resolved::Table(table) => {
+            check_read(ctx, &table, written)?;
+            (1..).zip(declared(&table)).map(|(ordinal, cells)| with_ordinal(cells, ordinal)).collect()
+        }
+        Resolved::Computed(table) => (1..)
+            .zip(table.schema().fields())
+            .map(|(ordinal, field)| {
+                let name = Cell::from(field.name().as_str());
+                vec![
+                    name,
+                    Cell::Int(ordinal),
+                    Cell::from(types::sql_name(field)),
+                    grid::flag(true),
+                    Cell::Null,
+                    grid::flag(false),
+                ]
+            })
+            .collect(),
+    };
+    Ok(Outcome::batch(grid::batch(&schema, &rows)?))
+}
+
+/// Per column: name, type, nullable, default, key. Columns that nobody may read are left out.
+fn declared(table: &Table) -> impl Iterator<Item = [Cell; 5]> + '_ {
+    let def = table.schema.def();
+    def.columns.iter().filter(|column| !column.secret).map(|column| {
+        [
+            Cell::from(column.name.as_str()),
+            Cell::from(column.data_type.to_string()),
+            grid::flag(column.nullable),
+            Cell::from(column.default.clone()),
+            grid::flag(def.primary_key.contains(&column.id)),
+        ]
+    })
+}
+
+fn with_ordinal(cells: [Cell; 5], ordinal: i64) -> Vec<Cell> {
+    let [name, data_type, nullable, default, key] = cells;
+    vec![name, Cell::Int(ordinal), data_type, nullable, default, key]
+}
+
+/// `DESCRIBE t HISTORY`: every version of the schema.
+///
+/// # Errors
+/// As [`columns`].
+pub(crate) fn history(ctx: &StatementContext, written: &TableRef) -> Result<Outcome> {
+    let table = names::engine_table(ctx, written)?;
+    check_read(ctx, &table, written)?;
+    let schema = grid::schema(&[("version", DataType::Int), ("columns", DataType::Json)]);
+    let rows = ctx.catalog.schema_history(table.id).map(|version| {
+        let columns = version.columns().iter().filter(|column| !column.secret).map(|column| {
+            serde_json::json!({
+                "column_id": column.id.0,
+                "name": column.name,
+                "type": column.data_type.to_string(),
+                "nullable": column.nullable,
+                "default": column.default,
+            })
+        });
+        let columns = serde_json::Value::Array(columns.collect());
+        vec![Cell::Int(version.version().into()), Cell::from(columns.to_string())]
+    });
+    Ok(Outcome::batch(grid::batch(&schema, &rows.collect::<Vec<_>>())?))
+}
+
+/// `SHOW STATS FOR TABLE t`: where its rows are. Without the role `dba` a USER table is the session's own partition.
+///
+/// # Errors
+/// As [`columns`].
+pub(crate) async fn stats(ctx: &StatementContext, written: &TableRef) -> Result<Outcome> {
+    let table = names::engine_table(ctx, written)?;
+    check_read(ctx, &table, written)?;
+    let partitions = partitions_of(ctx, &table).await?;
+    let facts = partitions
+        .iter()
+        .fold(PartitionFacts::default(), |sum, (_, version)| sum + PartitionFacts::of(version));
+    let schema = grid::schema(&[
+        ("table_name", DataType::Text),
+        ("table_type", DataType::Text),
+        ("partitions", DataType::BigInt),
+        ("hot_rows", DataType::BigInt),
+        ("hot_bytes", DataType::BigInt),
+        ("segments", DataType::BigInt),
+        ("segment_rows", DataType::BigInt),
+        ("segment_bytes", DataType::BigInt),
+        ("deleted_rows", DataType::BigInt),
+        ("flushed_seq", DataType::BigInt),
+    ]);
+    let row = vec![
+        Cell::from(table.qualified_name()),
+        Cell::from(table.kind.to_string()),
+        grid::count(partitions.len() as u64),
+        grid::count(facts.hot_rows),
+        grid::count(facts.hot_bytes),
+        grid::count(facts.segments),
+        grid::count(facts.segment_rows),
+        grid::count(facts.segment_bytes),
+        grid::count(facts.deleted_rows),
+        grid::count(facts.flushed_seq),
+    ];
+    Ok(Outcome::batch(grid::batch(&schema, &[row])?))
+}
+
+/// `SHOW MANIFEST FOR t`: the manifest of every partition.
+///
+/// # Errors
+/// As [`columns`]; [`ErrorCode::PermissionDenied`] without the role `dba`.
+pub(crate) async fn manifest(ctx: &StatementContext, written: &TableRef) -> Result<Outcome> {
+    ctx.require(Role::Dba, "SHOW MANIFEST")?;
+    let table = names::engine_table(ctx, written)?;
+    let schema = grid::schema(&[
+        ("user_id", DataType::Text),
+        ("version", DataType::BigInt),
+        ("flushed_seq", DataType::BigInt),
+        ("segments", DataType::BigInt),
+        ("updated_at", DataType::Timestamp),
+        ("manifest", DataType::Json),
+    ]);
+    let mut rows = Vec::new();
+    for (user, version) in partitions_of(ctx, &table).await? {
+        let manifest = &version.manifest;
+        let text = serde_json::to_string(manifest.as_ref()).map_err(Error::internal)?;
+        rows.push(vec![
+            Cell::from(user.map(|user| user.to_string())),
+            grid::count(manifest.version),
+            grid::count(manifest.flushed_seq),
+            grid::count(manifest.segments.len() as u64),
+            Cell::Int(manifest.updated_at),
+            Cell::from(text),
+        ]);
+    }
+    Ok(Outcome::batch(grid::batch(&schema, &rows)?))
+}
+
+fn check_read(ctx: &StatementContext, table: &Table, written: &TableRef) -> Result<()> {
+    let readable = provider::check_read(ctx, table).map(drop);
+    readable.map_err(|error: Error| match error.code {
+        ErrorCode::PermissionDenied => error.with_position(written.position),
+        _ => error,
+    })
+}

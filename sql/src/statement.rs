@@ -1,0 +1,89 @@
+//! What one statement runs with: who, where, and at which point in time.
+
+use std::sync::Arc;
+
+use kalamdb_engine::{Catalog, Snapshot};
+
+use crate::auth::{Identity, Role};
+use crate::error::{Error, ErrorCode, Result};
+use crate::instance::Instance;
+
+/// Made once per statement and given to everything that takes part in it. Catalog and snapshot belong together: the
+/// catalog is taken first, so every table in it can be read at the snapshot.
+#[derive(Clone)]
+pub(crate) struct StatementContext {
+    /// The database.
+    pub(crate) instance: Arc<Instance>,
+    /// Whose rights and partitions apply: after `EXECUTE AS USER`, the user named there.
+    pub(crate) identity: Identity,
+    /// Where unqualified names are looked up first.
+    pub(crate) namespace: String,
+    /// The tables there are.
+    pub(crate) catalog: Arc<Catalog>,
+    /// The point in time that is read.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// The time of the statement, microseconds since the epoch: `NOW()` is the same in all its rows.
+    pub(crate) now_micros: i64,
+}
+
+impl StatementContext {
+    /// For a statement that only reads: at the newest durable commit.
+    pub(crate) fn read(instance: &Arc<Instance>, identity: Identity, namespace: String) -> Arc<Self> {
+        let catalog = instance.database().catalog();
+        let snapshot = Arc::new(instance.database().snapshot());
+        Self::at(instance, identity, namespace, catalog, snapshot)
+    }
+
+    /// For a statement that writes: at the newest applied commit, which may not be durable yet.
+    pub(crate) fn write(instance: &Arc<Instance>, identity: Identity, namespace: String) -> Arc<Self> {
+        let catalog = instance.database().catalog();
+        let snapshot = Arc::new(instance.database().write_snapshot());
+        Self::at(instance, identity, namespace, catalog, snapshot)
+    }
+
+    fn at(
+        instance: &Arc<Instance>,
+        identity: Identity,
+        namespace: String,
+        catalog: Arc<Catalog>,
+        snapshot: Arc<Snapshot>,
+    ) -> Arc<Self> {
+        let now_micros = instance.clock().now_micros();
+        Arc::new(Self { instance: instance.clone(), identity, namespace, catalog, snapshot, now_micros })
+    }
+
+    /// The same statement at the newest applied commit: for a writer whose rows somebody else changed meanwhile.
+    pub(crate) fn renewed(&self) -> Arc<Self> {
+        Self::write(&self.instance, self.identity.clone(), self.namespace.clone())
+    }
+
+    /// The role whose rights apply.
+    pub(crate) fn role(&self) -> Role {
+        self.identity.role
+    }
+
+    /// True if the session may define tables and see the system.
+    pub(crate) fn is_dba(&self) -> bool {
+        self.role() >= Role::Dba
+    }
+
+    /// Refuses a session below `role`.
+    ///
+    /// # Errors
+    /// [`ErrorCode::PermissionDenied`], saying what needs the role.
+    pub(crate) fn require(&self, role: Role, action: &str) -> Result<()> {
+        if self.role() >= role {
+            return Ok(());
+        }
+        Err(Error::new(ErrorCode::PermissionDenied, format!("{action} needs the role {role} or above")))
+    }
+}
+
+impl std::fmt::Debug for StatementContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StatementContext")
+            .field("identity", &self.identity)
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}

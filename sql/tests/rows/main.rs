@@ -1,0 +1,12 @@
+//! Reading and writing rows through sessions, in process: the same answers whether rows are in memory, in Parquet or in
+//! both; isolation; conflicts; imports.
+
+mod harness;
+
+mod changes;
+mod columns;
+mod imports;
+mod inserts;
+mod isolation;
+mod plans;
+mod queries;
