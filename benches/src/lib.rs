@@ -1,0 +1,22 @@
+//! Side-by-side comparisons: our work beside a physical limit or another system, on the same machine in the same run.
+//!
+//! A comparison lives in a file of its own, implements [`report::Comparison`] and is listed in [`all`]; `report` runs
+//! them and prints one table. Budgets are ratios, so that a noisy or slow machine does not change the verdict.
+
+pub mod bare;
+pub mod measure;
+pub mod report;
+pub mod wal_commit;
+pub mod wal_recovery;
+pub mod wal_tail;
+pub mod wal_writers;
+
+/// Every comparison, in the order of the table.
+pub fn all() -> Vec<Box<dyn report::Comparison>> {
+    vec![
+        Box::new(wal_commit::Commit),
+        Box::new(wal_writers::Writers),
+        Box::new(wal_recovery::Recovery::default()),
+        Box::new(wal_tail::Tail),
+    ]
+}

@@ -1,0 +1,40 @@
+# One entry for everything. `just` runs what a commit must pass.
+
+default: lint test
+
+# Format and clippy, warnings are errors.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# All tests, the real binary included.
+test:
+    cargo test --workspace
+
+# The storage layers alone: seconds, no DataFusion.
+test-storage:
+    cargo test -p kalamdb-wal -p kalamdb-engine
+
+# Random operations with crashes on a simulated disk, many seeds.
+sim seeds="5000":
+    KALAMDB_SEEDS={{seeds}} cargo test --release -p kalamdb-engine --test model -- --nocapture
+
+# kill -9 under load, many rounds.
+crash rounds="50":
+    KALAMDB_CRASH_ROUNDS={{rounds}} cargo test -p kalamdb-tests --test crash -- --nocapture
+
+# Fuzz one target, for example `just fuzz wal_decode 600`.
+fuzz target seconds="60":
+    cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run {{target}} -- -max_total_time={{seconds}}
+
+# Side-by-side benchmarks as one table.
+bench:
+    cargo run --release -p kalamdb-benches -- report
+
+# A server on 127.0.0.1:8080 with ./data.
+serve:
+    cargo run --release
+
+# What CI runs.
+ci:
+    bash .ci/run
