@@ -482,25 +482,6 @@ impl Database {
         Ok(self.log.truncate_before(keep)?)
     }
 
-    /// Forgets the partitions of a table that was dropped and removes its files.
-    pub(crate) async fn remove_table_files(self: &Arc<Self>, table: &Arc<Table>) -> Result<()> {
-        let gone: Vec<Slot> = {
-            let mut partitions = self.partitions.write();
-            partitions.extract_if(|id, _| id.table == table.id).map(|(_, slot)| slot).collect()
-        };
-        for partition in gone.iter().filter_map(|slot| slot.get()?.as_ref().ok()) {
-            // Wait for a flush that is under way; the next one will not find the table.
-            drop(partition.flushing.lock().await);
-            // The same for a commit.
-            drop(partition.commit.lock());
-            partition.version().memtables().for_each(|memtable| self.hot.discount(memtable));
-        }
-        self.hot.forget(table.id);
-        let (database, dir) = (self.clone(), self.table_dir(table));
-        let removed = tokio::task::spawn_blocking(move || remove_dir(database.disk().as_ref(), &dir));
-        removed.await.unwrap_or_else(|e| Err(Error::internal("drop a table", e)))
-    }
-
     pub(crate) fn table_is_current(&self, id: TableId) -> bool {
         self.catalog.load().table_by_id(id).is_some()
     }
@@ -509,12 +490,5 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         self.hub.close();
-    }
-}
-
-pub(crate) fn remove_dir(disk: &dyn Disk, dir: &std::path::Path) -> Result<()> {
-    match kalamdb_wal::durable::remove_dir(disk, dir) {
-        Err(kalamdb_wal::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => Ok(other?),
     }
 }

@@ -12,6 +12,7 @@ mod config;
 mod database;
 mod ddl;
 pub mod delete_vector;
+mod dropped;
 mod error;
 mod feed;
 mod fit;
@@ -53,7 +54,9 @@ pub use flush::FlushOutcome;
 pub use ids::{
     ColumnId, MAX_NAME_BYTES, NamespaceId, PartitionId, Seq, TableId, TableName, UserId, path_component,
 };
-pub use kalamdb_wal::{Clock, Disk, Metrics as LogMetrics, RealDisk, Retain, SyncPolicy, SystemClock};
+pub use kalamdb_wal::{
+    Clock, Disk, Metrics as LogMetrics, RealDisk, Retain, SyncPolicy, SystemClock, Verdict as LogVerdict,
+};
 pub use manifest::{Manifest, SegmentMeta};
 pub use schema::{
     Column, DELETED, MAX_COLUMNS, SEQ, SchemaDef, TableSchema, UPDATED, is_reserved, system_fields,

@@ -5,7 +5,7 @@
 //! applied. Partitions without records in the log are not touched, however many there are. A partition that cannot be
 //! loaded is closed with its reason, keeps its log records, and does not stop the others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
@@ -16,14 +16,15 @@ use crate::catalog::{Catalog, DEFAULT_NAMESPACE, Ddl, Namespace, SYSTEM_NAMESPAC
 use crate::codec::record::{self, PartBody, RawPart, Target};
 use crate::commit::{holder, key_columns, keys, mark};
 use crate::config::Config;
-use crate::database::{Database, Parts, remove_dir};
+use crate::database::{Database, Parts};
+use crate::dropped::remove_dropped_tables;
 use crate::error::{Error, Result};
 use crate::feed::Hub;
 use crate::flusher::{self, Requests};
 use crate::hot::Hot;
-use crate::ids::{NamespaceId, PartitionId, Seq};
+use crate::ids::{NamespaceId, PartitionId, Seq, TableId};
 use crate::partition::{Partition, Version};
-use crate::read::{live_rows, tombstone_rows};
+use crate::read::live_rows;
 use crate::sequencer::Sequencer;
 use crate::system::{self, FIRST_USER_TABLE, Row};
 use crate::view::Place;
@@ -95,7 +96,7 @@ fn recover(config: Config, requests: Requests) -> Result<Database> {
     sequencer.start(recovered.next - 1);
     let parts = Parts { log, sequencer, hub, lock, catalog: system::bootstrap()?, requests, hot };
     let database = Database::assemble(config, parts);
-    let users = logged.split_off(&PartitionId { table: crate::ids::TableId(FIRST_USER_TABLE), user: None });
+    let users = logged.split_off(&PartitionId { table: TableId(FIRST_USER_TABLE), user: None });
     load_catalog(&database, logged)?;
     replay_users(&database, users);
     remove_dropped_tables(&database)?;
@@ -136,7 +137,7 @@ fn load_catalog(database: &Database, mut logged: ByPartition) -> Result<()> {
         Ok(())
     })?;
     each(system::TABLES, &mut |row| {
-        let id = crate::ids::TableId(row.int("table_id")? as u64);
+        let id = TableId(row.int("table_id")? as u64);
         let version = row.int("schema_version")? as u32;
         let schema = catalog.schema_at(id, version).cloned();
         let schema =
@@ -292,28 +293,4 @@ fn resolve(
     }
     holder(version, key, found)
         .ok_or_else(|| Error::Corrupt("the log changes a row that is not there".into()))
-}
-
-/// Removes what a crash left of dropped tables. Only directories of which the catalog knows that they are: what it does
-/// not know is left alone, since it may be the catalog that has lost something. Best effort, it is only space.
-fn remove_dropped_tables(database: &Database) -> Result<()> {
-    let catalog = database.catalog();
-    let table =
-        catalog.table_by_id(system::TABLES).ok_or_else(|| Error::internal("recover", "no system table"))?;
-    let view = database.view_now(&database.snapshot(), table, None)?;
-    let current: BTreeSet<&str> = catalog.tables().map(|t| t.path.as_str()).collect();
-    for located in tombstone_rows(&view)? {
-        for row in 0..located.addresses.len() {
-            let path = Row::new(&located.rows.rows, row).required_text("path")?;
-            let dir = database.tables_dir().join(path);
-            if current.contains(path) || !database.disk().exists(&dir).unwrap_or(false) {
-                continue;
-            }
-            tracing::info!(path, "removing what is left of a dropped table");
-            if let Err(error) = remove_dir(database.disk().as_ref(), &dir) {
-                tracing::warn!(path, %error, "cannot remove what is left of a dropped table");
-            }
-        }
-    }
-    Ok(())
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use common::gate::Gate;
 use common::{batch, commit, create, delete, insert, move_keys, now, open, rows, update};

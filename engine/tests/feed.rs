@@ -114,7 +114,7 @@ async fn a_slow_reader_beside_heavy_writers_misses_nothing() {
             tokio::spawn(async move {
                 for n in 0..60 {
                     // Large rows, so that memory cannot hold what the reader has not read.
-                    let text = "x".repeat(300_000);
+                    let text = "x".repeat(200_000);
                     let row = vec![(writer * 1_000 + n, Some(text))];
                     database.commit(vec![insert(&table, None, &row)]).await.unwrap();
                 }

@@ -262,7 +262,7 @@ fn random_operations_with_crashes_agree_with_maps() {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let seeds = match number("KALAMDB_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("KALAMDB_SEEDS").unwrap_or(40),
+        None => 0..number("KALAMDB_SEEDS").unwrap_or(20),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     for seed in seeds {

@@ -31,7 +31,7 @@ async fn closed() -> (SimDisk, Model) {
     let model = now(&database, &table, None).await;
     database.close().await.unwrap();
     drop(database);
-    (disk.crash(Crash::LoseUnsynced), model)
+    (disk.crash(Crash::KeepUnsynced), model)
 }
 
 fn repair(disk: &SimDisk) -> kalamdb_engine::offline::RepairReport {
@@ -81,6 +81,7 @@ async fn a_lost_or_damaged_manifest_is_rebuilt_from_the_files_as_it_was() {
         assert_eq!(report.damage.iter().map(|f| &f.file).collect::<Vec<_>>(), [&path]);
         let report = repair(&disk);
         assert_eq!((report.rebuilt, report.left), (vec![path.clone()], vec![]));
+        assert!(report.notes.is_empty(), "the log goes on where the segments end: {:?}", report.notes);
         let is = Manifest::decode(&disk.contents(&path).unwrap()).unwrap();
         assert_eq!(is.segments, was.segments);
         let facts = |m: &Manifest| {
@@ -97,8 +98,9 @@ async fn a_lost_or_damaged_manifest_is_rebuilt_from_the_files_as_it_was() {
 async fn a_manifest_is_not_rebuilt_without_a_segment_that_belongs_to_it() {
     let (disk, _) = closed().await;
     let path = PathBuf::from("/db/tables/default/t/manifest.json");
+    let was = Manifest::decode(&disk.contents(&path).unwrap()).unwrap();
     disk.remove_file(&path).unwrap();
-    disk.remove_file(&files(&disk, ".parquet")[0]).unwrap();
+    disk.remove_file(&path.with_file_name(&was.segments[1].path)).unwrap();
     let report = repair(&disk);
     assert!(report.rebuilt.is_empty());
     assert!(report.left.iter().any(|f| f.file == path && f.what.contains("missing")), "{:?}", report.left);
@@ -129,8 +131,9 @@ async fn a_torn_log_is_told_from_a_damaged_one_and_an_orphan_from_damage() {
     let report = check(&disk);
     assert_eq!(report.condition(), Condition::Clean);
     assert_eq!(report.orphans, [Path::new("/db/tables/default/t/batch-77777.parquet")]);
-    let log = disk.files().into_iter().rfind(|f| f.extension().is_some_and(|e| e == "wal")).unwrap();
-    disk.flip_bit(&log, 8 * 300).unwrap();
+    let log = disk.files().into_iter().find(|f| f.extension().is_some_and(|e| e == "wal")).unwrap();
+    let at = disk.contents(&log).unwrap().windows(5).position(|bytes| bytes == b"-1 is").unwrap();
+    disk.flip_bit(&log, 8 * at as u64).unwrap();
     let report = check(&disk);
     assert_eq!(report.condition().exit_code(), 2);
     assert!(
@@ -148,4 +151,30 @@ async fn a_running_database_is_neither_checked_nor_repaired() {
     assert!(matches!(repair_on(&shared, &SimClock::default(), Path::new("/db")), Err(Error::Locked(_))));
     database.close().await.unwrap();
     assert_eq!(check(&disk).condition(), Condition::Clean);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuilt_manifest_that_ends_long_before_the_log_begins_is_noted() {
+    let disk = SimDisk::new();
+    let database = open(&disk).await;
+    let table = create(&database, "t", TableKind::Shared).await.unwrap();
+    for round in 0..2 {
+        database.commit(vec![insert(&table, None, &rows(round * 20..round * 20 + 20, "a"))]).await.unwrap();
+        database.flush(&table, None).await.unwrap();
+    }
+    for (id, _) in database.loaded_partitions() {
+        let table = database.catalog().table_by_id(id.table).unwrap().clone();
+        database.flush(&table, None).await.unwrap();
+    }
+    database.close().await.unwrap();
+    drop(database);
+    let disk = disk.crash(Crash::KeepUnsynced);
+    let path = PathBuf::from("/db/tables/default/t/manifest.json");
+    let was = Manifest::decode(&disk.contents(&path).unwrap()).unwrap();
+    disk.remove_file(&path).unwrap();
+    // The newest segment is gone as well, and nothing but the log's beginning tells.
+    disk.remove_file(&path.with_file_name(&was.segments[1].path)).unwrap();
+    let report = repair(&disk);
+    assert_eq!(report.rebuilt, [path.clone()]);
+    assert!(report.notes.iter().any(|note| note.file == path), "{report:?}");
 }

@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use flate2::read::GzDecoder;
 use serde_json::{Value, json};
 
 use crate::PATIENCE;
@@ -168,7 +169,10 @@ fn is_chunked(headers: &[String]) -> bool {
 
 fn refusal(status: u16, headers: &[String], reader: impl BufRead) -> Refusal {
     let mut text = String::new();
-    BodyReader::new(reader, is_chunked(headers)).read_to_string(&mut text).expect("the body of an error");
+    let body = BodyReader::new(reader, is_chunked(headers));
+    let zipped = headers.iter().any(|line| line.eq_ignore_ascii_case("content-encoding: gzip"));
+    let mut body: Box<dyn Read> = if zipped { Box::new(GzDecoder::new(body)) } else { Box::new(body) };
+    body.read_to_string(&mut text).expect("the body of an error");
     let answer: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}"));
     let code = answer["error"]["code"].as_str().unwrap_or_else(|| panic!("no code: {answer}")).to_owned();
     Refusal { status, code, answer }
@@ -209,10 +213,7 @@ impl Live {
 
     /// The next block of any kind within this time; `None` if there is none or the feed has ended.
     pub fn poll(&mut self, patience: Duration) -> Option<Event> {
-        match self.take(patience) {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.take(patience).ok()
     }
 
     fn take(&mut self, patience: Duration) -> Result<Event, RecvTimeoutError> {

@@ -3,6 +3,8 @@
 //! `KALAMDB_CRASH_ROUNDS` sets the number of rounds. Where the process is when it is killed is up to the scheduler; what
 //! the test chooses itself follows from the number of the round.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::thread;

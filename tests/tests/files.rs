@@ -1,5 +1,7 @@
 //! What is on disk after a flush: files at the documented paths that other programs can read.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -154,21 +156,21 @@ fn a_flush_at_a_number_of_rows_happens_by_itself() {
 }
 
 /// Reads all files with pyarrow, else with DuckDB; exits with 77 if neither is there.
-const READ: &str = r"
+const READ: &str = r#"
 import sys
 paths = sys.argv[1:]
 try:
     import pyarrow.parquet as parquet
-    rows = [row for path in paths for row in parquet.read_table(path, partitioning=None).to_pylist()]
+    tables = [parquet.read_table(path, partitioning=None) for path in paths]
+    rows = [(row['id'], row['body'], int(row['at'].timestamp())) for table in tables for row in table.to_pylist()]
 except ImportError:
     try:
         import duckdb
     except ImportError:
         sys.exit(77)
-    table = duckdb.sql('SELECT * FROM read_parquet($1)', params=[paths])
-    rows = [dict(zip(table.columns, row)) for row in table.fetchall()]
-print(sorted((row['id'], row['body'], row['at'].isoformat()[:19]) for row in rows))
-";
+    rows = duckdb.execute('SELECT id, body, CAST(epoch("at") AS BIGINT) FROM read_parquet(?)', [paths]).fetchall()
+print(sorted(rows))
+"#;
 
 #[test]
 fn other_programs_read_the_parquet_files() {
@@ -190,6 +192,6 @@ fn other_programs_read_the_parquet_files() {
         return;
     }
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let expected = "[(1, 'Grüße', '2024-02-29T12:00:00'), (2, None, '2024-02-29T12:00:01'), (3, '', '1969-12-31T23:59:59')]";
+    let expected = "[(1, 'Grüße', 1709208000), (2, None, 1709208001), (3, '', -1)]";
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected);
 }

@@ -47,7 +47,7 @@ fn check_silent(door: &str, reply: &Reply) {
 
 #[test]
 fn no_text_of_sql_shows_a_user_the_rows_of_another() {
-    let People { bob, .. } = people();
+    let People { server: _server, bob, .. } = people();
     for sql in [
         "SELECT * FROM app.messages",
         "SELECT *, _seq, _updated, _deleted FROM app.messages",
@@ -122,7 +122,7 @@ fn no_text_of_sql_shows_a_user_the_rows_of_another() {
 
 #[test]
 fn what_one_user_does_leaves_the_rows_of_another_alone() {
-    let People { root, ann, bob, .. } = people();
+    let People { server: _server, root, ann, bob } = people();
     let before = ann.grid("SELECT id, body, n, _seq FROM app.messages ORDER BY id");
     for sql in [
         "INSERT INTO app.messages VALUES (2, 'of bob', 2), (3, 'of bob', 3)",
@@ -146,7 +146,7 @@ fn what_one_user_does_leaves_the_rows_of_another_alone() {
 
 #[test]
 fn feeds_show_a_user_the_own_partition_only() {
-    let People { server, root, ann, bob } = people();
+    let People { server: _server, root, ann, bob } = people();
     let everything = LiveRequest::new("SELECT * FROM app.messages WHERE true OR id > 0");
     let mut feed = everything.open(&bob);
     let ready = feed.expect("ready");
@@ -180,7 +180,6 @@ fn feeds_show_a_user_the_own_partition_only() {
     let live_id = of_bob[0]["live_id"].as_str().expect("an id").to_owned();
     let kill = ann.request(&json!({"sql": format!("KILL LIVE QUERY '{live_id}'")})).refusal();
     assert!(matches!(kill.status, 403 | 404), "{}", kill.answer);
-    drop(server);
 }
 
 #[test]
@@ -232,7 +231,7 @@ fn roles_may_do_what_is_theirs_and_no_more() {
 
 #[test]
 fn users_see_their_own_row_and_no_secret_is_ever_selectable() {
-    let People { root, ann, .. } = people();
+    let People { server: _server, root, ann, .. } = people();
     let own = ann.rows("SELECT * FROM system.users");
     assert_eq!(own.len(), 1);
     assert_eq!((&own[0]["user_id"], &own[0]["role"]), (&json!("ann"), &json!("user")));
@@ -271,7 +270,7 @@ fn a_changed_password_and_a_dropped_user_end_access_at_once() {
 
 #[test]
 fn tokens_of_a_login_stand_for_the_user_until_they_log_out() {
-    let People { root, .. } = people();
+    let People { server: _server, root, .. } = people();
     let nobody = root.anonymous();
     let wrong = nobody.post("/api/auth/login", &[], br#"{"username":"ann","password":"wrong"}"#).refusal();
     assert_eq!((wrong.status, wrong.code.as_str()), (401, "UNAUTHENTICATED"));

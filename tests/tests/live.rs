@@ -1,5 +1,7 @@
 //! Live feeds over a real connection: events, ids, resuming, several subscriptions, clients that stall or vanish.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::time::Duration;
 
 use kalamdb_tests::{Client, Event, Live, LiveRequest, Options, Server, eventually};

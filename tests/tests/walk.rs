@@ -1,5 +1,7 @@
 //! The walk from end to end on real flights: import, kill, restart, flush, change, follow.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use kalamdb_wal::{Disk, RealDisk, Verdict};
 
+use crate::dropped::DROPPED;
 use crate::error::{Error, Result};
 use crate::manifest::FILE_NAME;
 use crate::partition::is_data_file;
@@ -95,6 +96,8 @@ pub struct RepairReport {
     pub rebuilt: Vec<PathBuf>,
     /// Damage that it cannot mend.
     pub left: Vec<Finding>,
+    /// What whoever relies on a rebuilt manifest should know.
+    pub notes: Vec<Finding>,
 }
 
 /// Looks a closed database over and changes nothing.
@@ -155,7 +158,9 @@ fn partition_dirs(disk: &dyn Disk, dir: &Path) -> Result<Vec<PartitionDir>> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
             Err(e) => return Err(Error::io(format!("read {}", path.display()), e)),
         };
-        waiting.extend(entries.iter().filter(|e| e.is_dir).map(|e| path.join(&e.name)));
+        // What is left of a dropped table is not damaged, it is going.
+        let dirs = entries.iter().filter(|e| e.is_dir && !e.name.contains(DROPPED));
+        waiting.extend(dirs.map(|e| path.join(&e.name)));
         let mut files: Vec<String> = entries.into_iter().filter(|e| !e.is_dir).map(|e| e.name).collect();
         files.sort_unstable();
         if files.iter().any(|name| name == FILE_NAME || is_data_file(name)) {

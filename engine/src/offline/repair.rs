@@ -26,6 +26,7 @@ const KEPT_AS: &str = "manifest.json.damaged";
 
 pub(super) fn repair(disk: &dyn Disk, now: i64, dir: &Path) -> Result<RepairReport> {
     let mut report = RepairReport::default();
+    let log_begins = kalamdb_wal::check(disk, &dir.join("wal"))?.low_water;
     for partition in partition_dirs(disk, dir)? {
         let path = partition.path.join(FILE_NAME);
         match read(disk, &path).and_then(|bytes| Manifest::decode(&bytes)) {
@@ -40,6 +41,15 @@ pub(super) fn repair(disk: &dyn Disk, now: i64, dir: &Path) -> Result<RepairRepo
                         durable::rename(disk, &path, &partition.path.join(KEPT_AS))?;
                     }
                     manifest.store(disk, &partition.path)?;
+                    // A lost newest segment leaves no trace but this one.
+                    if manifest.flushed_seq + 1 < log_begins {
+                        let what = format!(
+                            "it is as of commit {} and the log begins at {log_begins}: a segment newer than the newest \
+                             that is here would not be missed",
+                            manifest.flushed_seq
+                        );
+                        report.notes.push(Finding { file: path.clone(), offset: None, what });
+                    }
                     report.rebuilt.push(path);
                 }
                 Err(what) => report.left.push(Finding { file: path, offset: None, what }),

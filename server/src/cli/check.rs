@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use kalamdb_sql::engine::LogVerdict as Verdict;
+use kalamdb_sql::engine::offline;
 
 /// Arguments of `kalamdb check`.
 #[derive(Args)]
@@ -22,17 +24,57 @@ pub(crate) struct RepairArgs {
 /// Exit code for damage, and for a directory that cannot be looked at.
 const DAMAGE: u8 = 2;
 
-/// Verifies log, manifests, segments and delete vectors, and changes nothing.
+/// Verifies log, manifests, segments and delete vectors, and changes nothing. Exit code 0 if all is as it was written, 1
+/// if only the last write to the log was cut short, 2 for damage.
 pub(crate) fn check(args: &CheckArgs) -> ExitCode {
-    unavailable(&args.dir)
+    let report = match offline::check(&args.dir) {
+        Ok(report) => report,
+        Err(error) => return failed(&error),
+    };
+    println!(
+        "log: {} records, {} bytes in {} segments",
+        report.log.records,
+        report.log.bytes,
+        report.log.segments.len()
+    );
+    match &report.log.verdict {
+        Verdict::Clean => println!("log: clean"),
+        Verdict::TornTail { segment, at } => {
+            println!(
+                "log: torn tail in {} at byte {at}: the last write was cut short; opening drops it",
+                segment.display()
+            );
+        }
+        Verdict::Corrupt { segment, offset, reason, following } => {
+            let file = segment.display();
+            println!("damage: {file} at byte {offset}: {reason}; {following} whole records follow it");
+        }
+    }
+    println!(
+        "tables: {} partitions, {} segments, {} bytes",
+        report.partitions, report.segments, report.bytes
+    );
+    report.damage.iter().for_each(|finding| println!("damage: {finding}"));
+    report.orphans.iter().for_each(|file| println!("orphan: {} (removed when next used)", file.display()));
+    ExitCode::from(report.condition().exit_code())
 }
 
-/// Rebuilds manifests from segments.
+/// Rebuilds manifests from segments. Exit code 0 if nothing is left to mend, 2 otherwise.
 pub(crate) fn repair(args: &RepairArgs) -> ExitCode {
-    unavailable(&args.dir)
+    let report = match offline::repair(&args.dir) {
+        Ok(report) => report,
+        Err(error) => return failed(&error),
+    };
+    report.rebuilt.iter().for_each(|file| println!("rebuilt: {}", file.display()));
+    report.notes.iter().for_each(|note| println!("note: {note}"));
+    report.left.iter().for_each(|finding| println!("damage: {finding}"));
+    if report.rebuilt.is_empty() && report.left.is_empty() {
+        println!("nothing to repair");
+    }
+    if report.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) }
 }
 
-fn unavailable(dir: &std::path::Path) -> ExitCode {
-    eprintln!("kalamdb: {} was not looked at: this build cannot verify files yet", dir.display());
+fn failed(error: &kalamdb_sql::engine::Error) -> ExitCode {
+    eprintln!("kalamdb: {error}");
     ExitCode::from(DAMAGE)
 }

@@ -94,7 +94,6 @@ impl Shell {
         let (command, rest) = entered.split_once(char::is_whitespace).unwrap_or((entered, ""));
         let rest = rest.trim().trim_end_matches(';').trim();
         let outcome = match command {
-            _ if meaning(entered).is_some() => self.run(&meaning(entered).unwrap_or_default()),
             "\\q" => return false,
             "\\?" => {
                 println!("{HELP}");
@@ -102,10 +101,10 @@ impl Shell {
             }
             "\\live" => self.follow(rest),
             "\\format" => self.set_format(rest),
-            _ if command.starts_with('\\') => {
+            _ if command.starts_with('\\') && meaning(entered).is_none() => {
                 Err(CliError::message(format!("there is no command {command}; try \\?")))
             }
-            _ => self.run(entered),
+            _ => self.run(&meaning(entered).unwrap_or_else(|| entered.to_owned())),
         };
         if let Err(error) = outcome {
             eprintln!("{}", error.describe(Some(entered)));

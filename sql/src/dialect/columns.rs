@@ -17,7 +17,7 @@ pub(super) struct Declared {
 }
 
 /// `(column type options..., ..., [PRIMARY KEY (...)], [CHECK (...)])`.
-pub(super) fn parse(tokens: &mut Tokens) -> Result<Declared> {
+pub(super) fn parse(tokens: &mut Tokens<'_>) -> Result<Declared> {
     tokens.expect_sign(&Token::LParen)?;
     let mut declared = Declared { columns: Vec::new(), primary_key: Vec::new(), checks: Vec::new() };
     loop {
@@ -41,7 +41,7 @@ pub(super) fn parse(tokens: &mut Tokens) -> Result<Declared> {
 }
 
 /// Only what is followed as a constraint is: a column may be called `check` or `unique`.
-fn starts_constraint(tokens: &Tokens) -> bool {
+fn starts_constraint(tokens: &Tokens<'_>) -> bool {
     let paren_follows = |n| tokens.parser.peek_nth_token_ref(n).token == Token::LParen;
     tokens.sees("CONSTRAINT")
         || tokens.sees_all(&["PRIMARY", "KEY"])
@@ -49,7 +49,7 @@ fn starts_constraint(tokens: &Tokens) -> bool {
         || ((tokens.sees("UNIQUE") || tokens.sees("CHECK")) && paren_follows(1))
 }
 
-fn column(tokens: &mut Tokens, checks: &mut Vec<Expr>) -> Result<ColumnDef> {
+fn column(tokens: &mut Tokens<'_>, checks: &mut Vec<Expr>) -> Result<ColumnDef> {
     let (name, position) = tokens.name("a column name")?;
     let at = tokens.here();
     if !matches!(tokens.parser.peek_token_ref().token, Token::Word(_)) {
@@ -69,7 +69,7 @@ fn column(tokens: &mut Tokens, checks: &mut Vec<Expr>) -> Result<ColumnDef> {
     Ok(column)
 }
 
-fn column_option(tokens: &mut Tokens, column: &mut ColumnDef, checks: &mut Vec<Expr>) -> Result<bool> {
+fn column_option(tokens: &mut Tokens<'_>, column: &mut ColumnDef, checks: &mut Vec<Expr>) -> Result<bool> {
     let at = tokens.here();
     if tokens.take("AUTO_INCREMENT") || tokens.take("AUTOINCREMENT") {
         set_default(column, super::parse_expression("SNOWFLAKE_ID()")?, at)?;

@@ -1,6 +1,7 @@
 //! What differs between our SQL and sqlparser's PostgreSQL.
 
 use std::any::TypeId;
+use std::cell::Cell;
 
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArgumentList, FunctionArguments, Ident, ObjectName, UnaryOperator,
@@ -19,6 +20,40 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 #[derive(Debug)]
 pub(crate) struct KalamDialect;
 
+/// The same grammar for texts of clients. sqlparser tries some constructs in several ways, and where these nest a wrong
+/// text takes time exponential in its depth; here an operand more than there can be ends the parse.
+#[derive(Debug)]
+pub(super) struct BoundedDialect {
+    operands_left: Cell<usize>,
+}
+
+impl BoundedDialect {
+    /// The grammar for one statement of so many tokens.
+    pub(super) fn for_tokens(count: usize) -> Self {
+        Self { operands_left: Cell::new(10_000 + 20 * count) }
+    }
+}
+
+/// Asked before every operand.
+trait Budget {
+    /// False if there were too many.
+    fn take_operand(&self) -> bool;
+}
+
+impl Budget for KalamDialect {
+    fn take_operand(&self) -> bool {
+        true
+    }
+}
+
+impl Budget for BoundedDialect {
+    fn take_operand(&self) -> bool {
+        let left = self.operands_left.get();
+        self.operands_left.set(left.saturating_sub(1));
+        left > 0
+    }
+}
+
 const POSTGRES: PostgreSqlDialect = PostgreSqlDialect {};
 
 macro_rules! like_postgres {
@@ -27,73 +62,82 @@ macro_rules! like_postgres {
     };
 }
 
-impl Dialect for KalamDialect {
-    fn dialect(&self) -> TypeId {
-        TypeId::of::<PostgreSqlDialect>()
-    }
-
-    like_postgres! {
-        identifier_quote_style(identifier: &str) -> Option<char>;
-        is_delimited_identifier_start(ch: char) -> bool;
-        is_identifier_start(ch: char) -> bool;
-        is_identifier_part(ch: char) -> bool;
-        supports_unicode_string_literal() -> bool;
-        is_reserved_for_identifier(keyword: Keyword) -> bool;
-        get_next_precedence(parser: &Parser<'_>) -> Option<Result<u8, ParserError>>;
-        supports_filter_during_aggregation() -> bool;
-        supports_group_by_expr() -> bool;
-        prec_value(precedence: Precedence) -> u8;
-        allow_extract_custom() -> bool;
-        allow_extract_single_quotes() -> bool;
-        supports_factorial_operator() -> bool;
-        supports_bitwise_shift_operators() -> bool;
-        supports_named_fn_args_with_colon_operator() -> bool;
-        supports_named_fn_args_with_expr_name() -> bool;
-        supports_nested_comments() -> bool;
-        supports_string_escape_constant() -> bool;
-        supports_numeric_literal_underscores() -> bool;
-        supports_array_typedef_with_brackets() -> bool;
-        supports_notnull_operator() -> bool;
-        supports_interval_options() -> bool;
-        supports_insert_table_alias() -> bool;
-        supports_select_wildcard_with_alias() -> bool;
-        supports_comma_separated_trim() -> bool;
-    }
-
-    fn supports_select_wildcard_exclude(&self) -> bool {
-        true
-    }
-
-    fn supports_select_wildcard_replace(&self) -> bool {
-        true
-    }
-
-    /// Literals come first, without sqlparser's attempt to read every operand as a type name: an `INSERT` has thousands.
-    fn parse_prefix(&self, parser: &mut Parser<'_>) -> Option<Result<Expr, ParserError>> {
-        match &parser.peek_token_ref().token {
-            Token::Number(..) | Token::SingleQuotedString(_) | Token::Placeholder(_) => {
-                Some(parser.parse_value().map(Expr::Value))
+macro_rules! grammar {
+    ($dialect:ident) => {
+        impl Dialect for $dialect {
+            fn dialect(&self) -> TypeId {
+                TypeId::of::<PostgreSqlDialect>()
             }
-            Token::Minus => {
-                parser.advance_token();
-                let operand = parser.parse_subexpr(self.prec_value(Precedence::MulDivModOp));
-                let negated = |expr| Expr::UnaryOp { op: UnaryOperator::Minus, expr: Box::new(expr) };
-                Some(operand.map(negated))
+
+            like_postgres! {
+                identifier_quote_style(identifier: &str) -> Option<char>;
+                is_delimited_identifier_start(ch: char) -> bool;
+                is_identifier_start(ch: char) -> bool;
+                is_identifier_part(ch: char) -> bool;
+                supports_unicode_string_literal() -> bool;
+                is_reserved_for_identifier(keyword: Keyword) -> bool;
+                get_next_precedence(parser: &Parser<'_>) -> Option<Result<u8, ParserError>>;
+                supports_filter_during_aggregation() -> bool;
+                supports_group_by_expr() -> bool;
+                prec_value(precedence: Precedence) -> u8;
+                allow_extract_custom() -> bool;
+                allow_extract_single_quotes() -> bool;
+                supports_factorial_operator() -> bool;
+                supports_bitwise_shift_operators() -> bool;
+                supports_named_fn_args_with_colon_operator() -> bool;
+                supports_nested_comments() -> bool;
+                supports_string_escape_constant() -> bool;
+                supports_numeric_literal_underscores() -> bool;
+                supports_array_typedef_with_brackets() -> bool;
+                supports_notnull_operator() -> bool;
+                supports_interval_options() -> bool;
+                supports_insert_table_alias() -> bool;
+                supports_select_wildcard_with_alias() -> bool;
+                supports_comma_separated_trim() -> bool;
             }
-            Token::Word(word) if word.quote_style.is_none() => {
-                let keyword = word.keyword;
-                match keyword {
-                    Keyword::CURRENT_USER | Keyword::CURRENT_ROLE | Keyword::SESSION_USER => {
-                        Some(identity_function(parser))
+
+            fn supports_select_wildcard_exclude(&self) -> bool {
+                true
+            }
+
+            fn supports_select_wildcard_replace(&self) -> bool {
+                true
+            }
+
+            /// Literals come first, without sqlparser's attempt to read every operand as a type name: an `INSERT` has thousands.
+            fn parse_prefix(&self, parser: &mut Parser<'_>) -> Option<Result<Expr, ParserError>> {
+                if !self.take_operand() {
+                    return Some(Err(ParserError::RecursionLimitExceeded));
+                }
+                match &parser.peek_token_ref().token {
+                    Token::Number(..) | Token::SingleQuotedString(_) | Token::Placeholder(_) => {
+                        Some(parser.parse_value().map(Expr::Value))
                     }
-                    Keyword::USER => Some(parse_user_as_name(parser)),
+                    Token::Minus => {
+                        parser.advance_token();
+                        let operand = parser.parse_subexpr(self.prec_value(Precedence::MulDivModOp));
+                        let negated = |expr| Expr::UnaryOp { op: UnaryOperator::Minus, expr: Box::new(expr) };
+                        Some(operand.map(negated))
+                    }
+                    Token::Word(word) if word.quote_style.is_none() => {
+                        let keyword = word.keyword;
+                        match keyword {
+                            Keyword::CURRENT_USER | Keyword::CURRENT_ROLE | Keyword::SESSION_USER => {
+                                Some(identity_function(parser))
+                            }
+                            Keyword::USER => Some(parse_user_as_name(parser)),
+                            _ => None,
+                        }
+                    }
                     _ => None,
                 }
             }
-            _ => None,
         }
-    }
+    };
 }
+
+grammar!(KalamDialect);
+grammar!(BoundedDialect);
 
 /// `CURRENT_USER` and `CURRENT_ROLE`, with and without parentheses, as ordinary calls.
 fn identity_function(parser: &mut Parser<'_>) -> Result<Expr, ParserError> {

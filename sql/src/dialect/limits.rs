@@ -20,6 +20,8 @@ const MAX_NESTING: usize = 64;
 const MAX_OPERATORS: usize = 2_000;
 /// sqlparser's own bound, which also counts what needs no brackets, such as `NOT NOT NOT`.
 pub(super) const RECURSION_LIMIT: usize = 300;
+/// How often a part of a text may be read again because parentheses around a subquery can mean several things.
+const MAX_READINGS: usize = 500;
 /// How many generic types may be inside one another: `ARRAY<ARRAY<INT>>` has two.
 const MAX_TYPE_NESTING: usize = 16;
 
@@ -33,21 +35,31 @@ pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<()> {
     for token in tokens {
         match &token.token {
             Token::Whitespace(_) => continue,
-            Token::LParen | Token::LBracket | Token::LBrace => levels.push(Level::default()),
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                let above = levels.last().copied().unwrap_or_default();
+                levels.push(Level { readings: above.readings, opened: above.opened + 1, ..Level::default() });
+            }
             Token::RParen | Token::RBracket | Token::RBrace if levels.len() > 1 => {
                 levels.pop();
                 count(&mut levels, |level| level.operators += 1);
             }
-            Token::Comma => count(&mut levels, |level| *level = Level::default()),
+            Token::Comma => count(&mut levels, |level| {
+                *level = Level { readings: level.readings, ..Level::default() };
+            }),
             Token::Lt if previous_is_type => count(&mut levels, |level| level.types += 1),
+            other if starts_query(other) => count(&mut levels, |level| level.readings *= level.opened.max(1)),
             other if is_operator(other) => count(&mut levels, |level| level.operators += 1),
             _ => {}
         }
         previous_is_type = is_generic_type(&token.token);
+        if token.token != Token::LParen {
+            count(&mut levels, |level| level.opened = 0);
+        }
         let level = levels.last().copied().unwrap_or_default();
         let too_deep = levels.len() > MAX_NESTING + 1
             || level.operators > MAX_OPERATORS
-            || level.types > MAX_TYPE_NESTING;
+            || level.types > MAX_TYPE_NESTING
+            || level.readings > MAX_READINGS;
         if too_deep {
             return Err(self::too_deep().with_position(from_location(token.span.start)));
         }
@@ -55,10 +67,21 @@ pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<()> {
     Ok(())
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Level {
     operators: usize,
     types: usize,
+    /// Parentheses opened one after another just before here.
+    opened: usize,
+    /// How often sqlparser may read what is here: `FROM (((SELECT ...` is tried as a subquery and as a join at every
+    /// parenthesis, and so is what is inside of it.
+    readings: usize,
+}
+
+impl Default for Level {
+    fn default() -> Self {
+        Self { operators: 0, types: 0, opened: 0, readings: 1 }
+    }
 }
 
 fn count(levels: &mut [Level], change: impl FnOnce(&mut Level)) {
@@ -116,6 +139,11 @@ fn is_operator(token: &Token) -> bool {
         | Token::RBrace => false,
         _ => true,
     }
+}
+
+fn starts_query(token: &Token) -> bool {
+    let Token::Word(word) = token else { return false };
+    matches!(word.keyword, Keyword::SELECT | Keyword::WITH | Keyword::VALUES | Keyword::TABLE)
 }
 
 fn is_generic_type(token: &Token) -> bool {

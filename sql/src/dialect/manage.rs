@@ -9,7 +9,7 @@ use crate::auth::Role;
 use crate::error::{Error, ErrorCode, Result};
 
 /// `CREATE NAMESPACE [IF NOT EXISTS] app [WITH OPTIONS (k = v)]`.
-pub(super) fn create_namespace(tokens: &mut Tokens) -> Result<Statement> {
+pub(super) fn create_namespace(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.expect(&["CREATE", "NAMESPACE"])?;
     let if_not_exists = tokens.take_all(&["IF", "NOT", "EXISTS"]);
     let (name, position) = tokens.name("the name of the namespace")?;
@@ -23,7 +23,7 @@ pub(super) fn create_namespace(tokens: &mut Tokens) -> Result<Statement> {
 }
 
 /// `ALTER NAMESPACE app SET OPTIONS (k = v)`.
-pub(super) fn alter_namespace(tokens: &mut Tokens) -> Result<Statement> {
+pub(super) fn alter_namespace(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.expect(&["ALTER", "NAMESPACE"])?;
     let (name, position) = tokens.name("the name of the namespace")?;
     tokens.expect(&["SET", "OPTIONS"])?;
@@ -31,14 +31,14 @@ pub(super) fn alter_namespace(tokens: &mut Tokens) -> Result<Statement> {
     Ok(Statement::AlterNamespace(CreateNamespace { name, if_not_exists: false, options, position }))
 }
 
-fn namespace_options(tokens: &mut Tokens) -> Result<serde_json::Map<String, serde_json::Value>> {
+fn namespace_options(tokens: &mut Tokens<'_>) -> Result<serde_json::Map<String, serde_json::Value>> {
     tokens.expect_sign(&Token::LParen)?;
     let pairs = options::pairs(tokens)?;
     Ok(pairs.into_iter().map(|written| (written.key, written.value)).collect())
 }
 
 /// `DROP NAMESPACE [IF EXISTS] app [CASCADE]`.
-pub(super) fn drop_namespace(tokens: &mut Tokens) -> Result<Statement> {
+pub(super) fn drop_namespace(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.expect(&["DROP", "NAMESPACE"])?;
     let if_exists = tokens.take_all(&["IF", "EXISTS"]);
     let (name, position) = tokens.name("the name of the namespace")?;
@@ -50,7 +50,7 @@ pub(super) fn drop_namespace(tokens: &mut Tokens) -> Result<Statement> {
 }
 
 /// `USE [NAMESPACE] app`.
-pub(super) fn use_namespace(tokens: &mut Tokens) -> Result<Statement> {
+pub(super) fn use_namespace(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.expect(&["USE"])?;
     if matches!(tokens.parser.peek_nth_token_ref(1).token, Token::Word(_)) {
         tokens.take("NAMESPACE");
@@ -60,7 +60,7 @@ pub(super) fn use_namespace(tokens: &mut Tokens) -> Result<Statement> {
 }
 
 /// The SHOW statements.
-pub(super) fn show(tokens: &mut Tokens) -> Result<Statement> {
+pub(super) fn show(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.expect(&["SHOW"])?;
     if tokens.take("NAMESPACES") {
         Ok(Statement::ShowNamespaces)
@@ -93,7 +93,7 @@ pub(super) fn show(tokens: &mut Tokens) -> Result<Statement> {
 }
 
 /// `DESCRIBE [TABLE] t [HISTORY]`.
-pub(super) fn describe(tokens: &mut Tokens) -> Result<Statement> {
+pub(super) fn describe(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.parser.advance_token();
     if matches!(tokens.parser.peek_nth_token_ref(1).token, Token::Word(_)) && !tokens.sees_nth(1, "HISTORY") {
         tokens.take("TABLE");
@@ -104,7 +104,7 @@ pub(super) fn describe(tokens: &mut Tokens) -> Result<Statement> {
 }
 
 /// `FLUSH TABLE t [FOR USER 'u'] [NOWAIT]`, `FLUSH ALL [TABLES] [NOWAIT]`.
-pub(super) fn flush(tokens: &mut Tokens) -> Result<Statement> {
+pub(super) fn flush(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.expect(&["FLUSH"])?;
     let (mut table, mut user) = (None, None);
     if tokens.take("TABLE") {
@@ -122,7 +122,7 @@ pub(super) fn flush(tokens: &mut Tokens) -> Result<Statement> {
 }
 
 /// `KILL LIVE QUERY 'id'`.
-pub(super) fn kill(tokens: &mut Tokens) -> Result<Statement> {
+pub(super) fn kill(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.expect(&["KILL"])?;
     tokens.expect(&["LIVE", "QUERY"])?;
     let (live_id, _) = tokens.text("a live id in quotes")?;
@@ -130,7 +130,7 @@ pub(super) fn kill(tokens: &mut Tokens) -> Result<Statement> {
 }
 
 /// `CREATE USER [IF NOT EXISTS] 'u1' [WITH] [PASSWORD '...'] [ROLE r]`.
-pub(super) fn create_user(tokens: &mut Tokens) -> Result<Statement> {
+pub(super) fn create_user(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.expect(&["CREATE", "USER"])?;
     let if_not_exists = tokens.take_all(&["IF", "NOT", "EXISTS"]);
     let (user, position) = tokens.text_or_name("a user id in quotes")?;
@@ -146,7 +146,7 @@ pub(super) fn create_user(tokens: &mut Tokens) -> Result<Statement> {
 }
 
 /// `ALTER USER 'u1' [SET] [PASSWORD '...'] [ROLE r]`.
-pub(super) fn alter_user(tokens: &mut Tokens) -> Result<Statement> {
+pub(super) fn alter_user(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.expect(&["ALTER", "USER"])?;
     let (user, position) = tokens.text_or_name("a user id in quotes")?;
     if !tokens.take("SET") {
@@ -160,7 +160,7 @@ pub(super) fn alter_user(tokens: &mut Tokens) -> Result<Statement> {
 }
 
 /// `DROP USER [IF EXISTS] 'u1'`.
-pub(super) fn drop_user(tokens: &mut Tokens) -> Result<Statement> {
+pub(super) fn drop_user(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.expect(&["DROP", "USER"])?;
     let if_exists = tokens.take_all(&["IF", "EXISTS"]);
     let (user, position) = tokens.text_or_name("a user id in quotes")?;
@@ -173,7 +173,7 @@ struct Settings {
 }
 
 /// `PASSWORD '...'` and `ROLE r` in any order, with or without commas or `SET` between them.
-fn settings(tokens: &mut Tokens) -> Result<Settings> {
+fn settings(tokens: &mut Tokens<'_>) -> Result<Settings> {
     let mut settings = Settings { password: None, role: None };
     loop {
         let at = tokens.here();

@@ -56,7 +56,8 @@ pub(crate) fn parse_expression(text: &str) -> crate::Result<datafusion::sql::sql
     let piece = piece.ok_or_else(|| Error::new(ErrorCode::SyntaxError, "expected an expression"))?;
     let tokens = piece.tokens?;
     limits::check(&tokens)?;
-    let mut parser = tokens::Tokens::new(tokens);
+    let dialect = grammar::BoundedDialect::for_tokens(tokens.len());
+    let mut parser = tokens::Tokens::new(&dialect, tokens);
     let expression = parser.parser.parse_expr()?;
     parser.expect_end()?;
     Ok(expression)

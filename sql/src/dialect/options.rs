@@ -64,7 +64,7 @@ impl Written {
 }
 
 /// `k = v, ...)` up to and with the closing parenthesis.
-pub(super) fn pairs(tokens: &mut Tokens) -> Result<Vec<Written>> {
+pub(super) fn pairs(tokens: &mut Tokens<'_>) -> Result<Vec<Written>> {
     let mut pairs: Vec<Written> = Vec::new();
     if tokens.take_sign(&Token::RParen) {
         return Ok(pairs);
@@ -85,7 +85,7 @@ pub(super) fn pairs(tokens: &mut Tokens) -> Result<Vec<Written>> {
     }
 }
 
-fn value(tokens: &mut Tokens) -> Result<Value> {
+fn value(tokens: &mut Tokens<'_>) -> Result<Value> {
     let value = match &tokens.parser.peek_token_ref().token {
         Token::SingleQuotedString(text) => Value::from(text.clone()),
         Token::Number(digits, _) => serde_json::from_str(digits)
@@ -199,7 +199,7 @@ pub(super) fn check_location(path: String) -> Result<String> {
 }
 
 /// `[ROWS n] [INTERVAL '..']` after `FLUSH POLICY`: either or both, in any order.
-pub(super) fn flush_policy(tokens: &mut Tokens, options: &mut TableOptions) -> Result<()> {
+pub(super) fn flush_policy(tokens: &mut Tokens<'_>, options: &mut TableOptions) -> Result<()> {
     let refuse = |message: &str, at| {
         Error::new(ErrorCode::InvalidParameter, message.to_owned())
             .with_position(at)

@@ -4,6 +4,7 @@ use datafusion::sql::sqlparser::ast::{self, DescribeAlias, SetExpr};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::ast::Statement;
+use super::grammar::BoundedDialect;
 use super::tokens::Tokens;
 use super::{manage, table};
 use crate::error::{Error, ErrorCode, Position, Result};
@@ -31,13 +32,14 @@ const PLANNED: [(&[&str], &str); 17] = [
 
 /// The one statement that these tokens are.
 pub(super) fn parse(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
-    let mut tokens = Tokens::new(tokens);
+    let dialect = BoundedDialect::for_tokens(tokens.len());
+    let mut tokens = Tokens::new(&dialect, tokens);
     let statement = statement(&mut tokens)?;
     tokens.expect_end()?;
     Ok(statement)
 }
 
-fn statement(tokens: &mut Tokens) -> Result<Statement> {
+fn statement(tokens: &mut Tokens<'_>) -> Result<Statement> {
     if let Some((_, what)) = PLANNED.iter().find(|(words, _)| tokens.sees_all(words)) {
         let message = format!("{what}: not supported by this version yet");
         return Err(Error::new(ErrorCode::Unsupported, message).with_position(tokens.here()));
@@ -87,7 +89,7 @@ fn statement(tokens: &mut Tokens) -> Result<Statement> {
     }
 }
 
-fn create(tokens: &mut Tokens) -> Result<Statement> {
+fn create(tokens: &mut Tokens<'_>) -> Result<Statement> {
     if tokens.sees_all(&["CREATE", "NAMESPACE"]) {
         manage::create_namespace(tokens)
     } else if tokens.sees_all(&["CREATE", "USER"]) && !tokens.sees_nth(2, "TABLE") {
@@ -97,7 +99,7 @@ fn create(tokens: &mut Tokens) -> Result<Statement> {
     }
 }
 
-fn drop(tokens: &mut Tokens) -> Result<Statement> {
+fn drop(tokens: &mut Tokens<'_>) -> Result<Statement> {
     if tokens.sees_all(&["DROP", "NAMESPACE"]) {
         manage::drop_namespace(tokens)
     } else if tokens.sees_all(&["DROP", "USER"]) && !tokens.sees_nth(2, "TABLE") {
@@ -107,7 +109,7 @@ fn drop(tokens: &mut Tokens) -> Result<Statement> {
     }
 }
 
-fn alter(tokens: &mut Tokens) -> Result<Statement> {
+fn alter(tokens: &mut Tokens<'_>) -> Result<Statement> {
     if tokens.sees_all(&["ALTER", "NAMESPACE"]) {
         manage::alter_namespace(tokens)
     } else if tokens.sees_all(&["ALTER", "USER"]) {
@@ -118,7 +120,7 @@ fn alter(tokens: &mut Tokens) -> Result<Statement> {
     }
 }
 
-fn query(tokens: &mut Tokens) -> Result<Statement> {
+fn query(tokens: &mut Tokens<'_>) -> Result<Statement> {
     let at = tokens.here();
     let query = tokens.parser.parse_query()?;
     check_read_only(&query.body, at)?;
@@ -140,7 +142,7 @@ fn check_read_only(body: &SetExpr, at: Option<Position>) -> Result<()> {
 }
 
 /// `EXPLAIN [ANALYZE] [VERBOSE] [FORMAT f] query`. sqlparser would try the query and lose the place of an error in it.
-fn explain(tokens: &mut Tokens) -> Result<Statement> {
+fn explain(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.expect(&["EXPLAIN"])?;
     let analyze = tokens.take("ANALYZE");
     let verbose = tokens.take("VERBOSE");
@@ -175,7 +177,7 @@ impl IntoKind for ast::AnalyzeFormat {
 }
 
 /// `EXECUTE AS USER 'u1' (statement)`.
-fn execute_as(tokens: &mut Tokens) -> Result<Statement> {
+fn execute_as(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.expect(&["EXECUTE"])?;
     tokens.expect(&["AS", "USER"])?;
     let (user, position) = tokens.text_or_name("a user id in quotes")?;

@@ -10,7 +10,7 @@ use super::tokens::Tokens;
 use crate::error::{Error, ErrorCode, Position, Result};
 
 /// `CREATE [USER|SHARED|STREAM] TABLE [IF NOT EXISTS] t (...) [LOCATION ...] [FLUSH POLICY ...] [WITH (...)]`.
-pub(super) fn create(tokens: &mut Tokens) -> Result<Statement> {
+pub(super) fn create(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.expect(&["CREATE"])?;
     let said = kind(tokens)?;
     let if_not_exists = tokens.take_all(&["IF", "NOT", "EXISTS"]);
@@ -34,7 +34,7 @@ pub(super) fn create(tokens: &mut Tokens) -> Result<Statement> {
 }
 
 /// `DROP [USER|SHARED|STREAM] TABLE [IF EXISTS] t [CASCADE|RESTRICT]`.
-pub(super) fn drop(tokens: &mut Tokens) -> Result<Statement> {
+pub(super) fn drop(tokens: &mut Tokens<'_>) -> Result<Statement> {
     tokens.expect(&["DROP"])?;
     let kind = kind(tokens)?;
     let if_exists = tokens.take_all(&["IF", "EXISTS"]);
@@ -47,7 +47,7 @@ pub(super) fn drop(tokens: &mut Tokens) -> Result<Statement> {
 }
 
 /// `[USER|SHARED|STREAM] TABLE`.
-fn kind(tokens: &mut Tokens) -> Result<Option<TableKind>> {
+fn kind(tokens: &mut Tokens<'_>) -> Result<Option<TableKind>> {
     let kinds = [("USER", TableKind::User), ("SHARED", TableKind::Shared), ("STREAM", TableKind::Stream)];
     for (word, kind) in kinds {
         if tokens.take(word) {
@@ -73,7 +73,7 @@ struct Clauses {
 }
 
 impl Clauses {
-    fn parse_one(&mut self, tokens: &mut Tokens) -> Result<bool> {
+    fn parse_one(&mut self, tokens: &mut Tokens<'_>) -> Result<bool> {
         let at = tokens.here();
         if tokens.take("LOCATION") {
             self.once("LOCATION", at)?;

@@ -5,19 +5,20 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::ast::TableRef;
+use super::grammar::BoundedDialect;
 use super::limits::RECURSION_LIMIT;
-use super::{KalamDialect, position};
+use super::position;
 use crate::error::{Error, ErrorCode, Position, Result};
 use crate::names;
 
 /// The tokens of one statement.
-pub(super) struct Tokens {
-    pub(super) parser: Parser<'static>,
+pub(super) struct Tokens<'a> {
+    pub(super) parser: Parser<'a>,
 }
 
-impl Tokens {
-    pub(super) fn new(tokens: Vec<TokenWithSpan>) -> Self {
-        let parser = Parser::new(&KalamDialect).with_recursion_limit(RECURSION_LIMIT);
+impl<'a> Tokens<'a> {
+    pub(super) fn new(dialect: &'a BoundedDialect, tokens: Vec<TokenWithSpan>) -> Self {
+        let parser = Parser::new(dialect).with_recursion_limit(RECURSION_LIMIT);
         Self { parser: parser.with_tokens_with_locations(tokens) }
     }
 

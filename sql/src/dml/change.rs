@@ -208,7 +208,9 @@ impl Change<'_> {
             let index = match target::column(ctx, table, ident)? {
                 Target::Column(index) => index,
                 Target::User => {
-                    return Err(unsupported("moving rows to another user").with_position(position(ident.span)));
+                    return Err(
+                        unsupported("moving rows to another user").with_position(position(ident.span))
+                    );
                 }
             };
             if assigned.iter().any(|(other, _)| *other == index) {

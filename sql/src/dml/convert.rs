@@ -31,10 +31,9 @@ fn convert(values: &ArrayRef, target: &DataType) -> Result<ArrayRef> {
     let arrow = target.arrow();
     let from = values.data_type();
     match target {
-        // Text of any kind must be checked for what it says, not only for how it is held.
-        DataType::Json | DataType::Uuid | DataType::Array(_) if is_text(from) => {
-            return text_array(values, target);
-        }
+        DataType::Text | DataType::Bytes if is_text(from) => return cast(values, &arrow),
+        // Text is read by the rules of the type, which are those of literals and parameters.
+        _ if is_text(from) => return text_array(values, target),
         _ if *from == arrow => return Ok(values.clone()),
         DataType::Json if from.is_nested() => {}
         DataType::SmallInt | DataType::Int | DataType::BigInt if from.is_floating() => {

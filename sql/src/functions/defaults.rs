@@ -8,7 +8,9 @@ use arrow::datatypes::{DataType as ArrowType, Schema};
 use datafusion::common::DFSchema;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, ExprSchemable};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ExprWithAlias, FunctionArguments};
 use kalamdb_engine::{Column, DataType, TIMEZONE};
 
@@ -52,7 +54,7 @@ fn evaluate(ctx: &StatementContext, expr: &SqlExpr, target: &DataType, rows: usi
     let schema = DFSchema::empty();
     let expr = plan(&state, expr, &schema)?;
     check_assignable(&expr.get_type(&schema)?, target)?;
-    let physical = state.create_physical_expr(expr, &schema)?;
+    let physical = state.create_physical_expr(simplified(&state, expr, &schema)?, &schema)?;
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     let batch = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?;
     fit(&physical.evaluate(&batch)?.into_array(rows)?, target)
@@ -77,6 +79,17 @@ pub(crate) fn check_expression(ctx: &StatementContext, expr: &SqlExpr, columns: 
 fn plan(state: &SessionState, expr: &SqlExpr, schema: &DFSchema) -> Result<Expr> {
     let expr = ExprWithAlias { expr: expr.clone(), alias: None };
     Ok(state.create_logical_expr_from_sql_expr(expr, schema)?)
+}
+
+/// With `NOW()` and constant parts replaced by their values; functions that differ from row to row stay.
+fn simplified(state: &SessionState, expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::new(schema.clone()))
+        .with_config_options(state.config_options().clone())
+        .with_query_execution_start_time(state.execution_props().query_execution_start_time)
+        .build();
+    let simplifier = ExprSimplifier::new(context);
+    Ok(simplifier.simplify(simplifier.coerce(expr, schema)?)?)
 }
 
 /// The instance's planner with the functions and the time of this statement.

@@ -16,6 +16,8 @@ use crate::error::{Error, ErrorCode, Result};
 
 /// The longest header line, in bytes.
 const MAX_HEADER: usize = 1 << 20;
+/// The most bytes of one batch.
+const MAX_BATCH_BYTES: usize = 512 << 20;
 
 /// Reads a CSV text that comes in pieces.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ struct Body {
     uses: Vec<Use>,
     /// The line of the next record.
     line: u64,
+    /// Bytes taken since the last batch.
+    bytes: usize,
 }
 
 impl CsvReader {
@@ -80,7 +84,7 @@ impl CsvReader {
             .with_batch_size(self.batch_rows)
             .build_decoder();
         let line = 2 + newlines(&header[..header.trim_end().len()]);
-        self.body = Some(Body { decoder, uses, line });
+        self.body = Some(Body { decoder, uses, line, bytes: 0 });
         self.decode(&text, sink).await
     }
 
@@ -89,8 +93,13 @@ impl CsvReader {
             let Some(body) = &mut self.body else { return Ok(()) };
             let used = body.decoder.decode(text).map_err(|e| malformed(&e))?;
             text = &text[used..];
-            if body.decoder.capacity() == 0 || used == 0 {
+            body.bytes += used;
+            if body.decoder.capacity() == 0 {
                 self.flush(sink).await?;
+            } else if used == 0 || body.bytes > MAX_BATCH_BYTES {
+                let message = format!("line {} and what follows: the rows are too long", body.line);
+                return Err(Error::new(ErrorCode::TooLarge, message)
+                    .with_hint("is a quote missing? otherwise use smaller batches"));
             }
         }
         Ok(())
@@ -101,6 +110,7 @@ impl CsvReader {
         let Some(records) = body.decoder.flush().map_err(|e| malformed(&e))? else { return Ok(()) };
         let batch = body.convert(sink, &records, self.null.as_deref())?;
         body.line += records.num_rows() as u64 + newlines_within(&records, records.num_rows());
+        body.bytes = 0;
         sink.write(batch).await
     }
 }

@@ -62,7 +62,7 @@ fn integers_that_a_double_cannot_hold_are_strings() {
 #[test]
 fn floats_are_shortest_and_special_values_are_strings() {
     let array = Float64Array::from(vec![0.1, -0.0, 1e300, f64::NAN, f64::INFINITY, f64::NEG_INFINITY]);
-    assert_eq!(plain(array), r#"[0.1],[-0.0],[1e300],["NaN"],["Infinity"],["-Infinity"]"#);
+    assert_eq!(plain(array), r#"[0.1],[-0.0],[1e+300],["NaN"],["Infinity"],["-Infinity"]"#);
     assert_eq!(plain(Float32Array::from(vec![0.1, f32::NAN])), r#"[0.1],["NaN"]"#);
 }
 

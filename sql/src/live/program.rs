@@ -137,7 +137,7 @@ impl Program {
                 let mask =
                     mask.as_boolean_opt().ok_or_else(|| Error::internal("a filter that is not boolean"))?;
                 // NULL is not true.
-                prep_null_mask_filter(mask)
+                if mask.nulls().is_some() { prep_null_mask_filter(mask) } else { mask.clone() }
             }
         };
         Ok((batch, mask))

@@ -133,6 +133,10 @@ pub(super) fn files(
         }
     }
     groups.retain(|group| !group.is_empty());
+    if groups.is_empty() {
+        // A plan has at least one partition, even if no row can be read.
+        groups.push(Vec::new());
+    }
     groups
 }
 

@@ -8,40 +8,40 @@ use kalamdb_sql::{Error, Identity, Instance, Options, Outcome, Role, RowEncoder,
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub struct Server {
-    pub instance: Arc<Instance>,
+pub(crate) struct Server {
+    pub(crate) instance: Arc<Instance>,
     _dir: TempDir,
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut options = Options::new(dir.path());
         options.query_partitions = 2;
         Self { instance: Instance::open(options).await.unwrap(), _dir: dir }
     }
 
-    pub fn session(&self, user: &str, role: Role) -> Client {
+    pub(crate) fn session(&self, user: &str, role: Role) -> Client {
         let identity = Identity { user: UserId::new(user).unwrap(), role };
         Client { session: self.instance.session(identity) }
     }
 
-    pub fn root(&self) -> Client {
+    pub(crate) fn root(&self) -> Client {
         self.session("root", Role::System)
     }
 
-    pub fn user(&self, user: &str) -> Client {
+    pub(crate) fn user(&self, user: &str) -> Client {
         self.session(user, Role::User)
     }
 }
 
-pub struct Client {
-    pub session: Session,
+pub(crate) struct Client {
+    pub(crate) session: Session,
 }
 
 impl Client {
     /// Runs all statements of a text; the outcome of the last, or the first error.
-    pub async fn try_run(&mut self, sql: &str, params: &[Value]) -> Result<Outcome, Error> {
+    pub(crate) async fn try_run(&mut self, sql: &str, params: &[Value]) -> Result<Outcome, Error> {
         let mut last = Outcome::default();
         for statement in self.session.parse(sql)? {
             last = self.session.execute(&statement, params).await?;
@@ -49,20 +49,20 @@ impl Client {
         Ok(last)
     }
 
-    pub async fn run(&mut self, sql: &str) -> Outcome {
+    pub(crate) async fn run(&mut self, sql: &str) -> Outcome {
         self.run_with(sql, &[]).await
     }
 
-    pub async fn run_with(&mut self, sql: &str, params: &[Value]) -> Outcome {
+    pub(crate) async fn run_with(&mut self, sql: &str, params: &[Value]) -> Outcome {
         self.try_run(sql, params).await.unwrap_or_else(|e| panic!("{sql}: {} {e}", e.code.as_str()))
     }
 
     /// The error of a statement, of planning or of running.
-    pub async fn fail(&mut self, sql: &str) -> Error {
+    pub(crate) async fn fail(&mut self, sql: &str) -> Error {
         self.fail_with(sql, &[]).await
     }
 
-    pub async fn fail_with(&mut self, sql: &str, params: &[Value]) -> Error {
+    pub(crate) async fn fail_with(&mut self, sql: &str, params: &[Value]) -> Error {
         match self.try_run(sql, params).await {
             Err(error) => error,
             Ok(outcome) => match outcome.rows {
@@ -75,28 +75,23 @@ impl Client {
         }
     }
 
-    /// The rows as a JSON array of objects.
-    pub async fn objects(&mut self, sql: &str) -> Value {
-        encode(self.run(sql).await, RowFormat::Objects).await
-    }
-
     /// The rows as a JSON array of arrays.
-    pub async fn rows(&mut self, sql: &str) -> Value {
+    pub(crate) async fn rows(&mut self, sql: &str) -> Value {
         encode(self.run(sql).await, RowFormat::Arrays).await
     }
 
-    pub async fn rows_with(&mut self, sql: &str, params: &[Value]) -> Value {
+    pub(crate) async fn rows_with(&mut self, sql: &str, params: &[Value]) -> Value {
         encode(self.run_with(sql, params).await, RowFormat::Arrays).await
     }
 
     /// The names of the result's columns.
-    pub async fn columns(&mut self, sql: &str) -> Vec<String> {
+    pub(crate) async fn columns(&mut self, sql: &str) -> Vec<String> {
         let rows = self.run(sql).await.rows.unwrap();
         rows.columns.iter().map(|column| column.name.clone()).collect()
     }
 
     /// The physical plan's text.
-    pub async fn plan(&mut self, sql: &str) -> String {
+    pub(crate) async fn plan(&mut self, sql: &str) -> String {
         let rows = self.rows(&format!("EXPLAIN {sql}")).await;
         let find = |row: &Value| row[0] == "physical_plan";
         let rows =
@@ -105,7 +100,7 @@ impl Client {
     }
 }
 
-pub async fn encode(outcome: Outcome, format: RowFormat) -> Value {
+pub(crate) async fn encode(outcome: Outcome, format: RowFormat) -> Value {
     let rows = outcome.rows.expect("the statement gives rows");
     let encoder = RowEncoder::new(&rows.schema, format);
     let batches: Vec<_> = rows.stream.try_collect().await.unwrap_or_else(|e| panic!("{e}"));
@@ -122,24 +117,24 @@ pub async fn encode(outcome: Outcome, format: RowFormat) -> Value {
 
 /// Where rows are when they are read.
 #[derive(Debug, Clone, Copy)]
-pub enum Layout {
+pub(crate) enum Layout {
     Hot,
     Flushed,
     Mixed,
 }
 
 impl Layout {
-    pub const ALL: [Self; 3] = [Self::Hot, Self::Flushed, Self::Mixed];
+    pub(crate) const ALL: [Self; 3] = [Self::Hot, Self::Flushed, Self::Mixed];
 
     /// Called between the first half of the writes and the second.
-    pub async fn half(self, client: &mut Client, table: &str) {
+    pub(crate) async fn half(self, client: &mut Client, table: &str) {
         if matches!(self, Self::Mixed) {
             client.run(&format!("FLUSH TABLE {table}")).await;
         }
     }
 
     /// Called after all writes.
-    pub async fn end(self, client: &mut Client, table: &str) {
+    pub(crate) async fn end(self, client: &mut Client, table: &str) {
         if matches!(self, Self::Flushed) {
             client.run(&format!("FLUSH TABLE {table}")).await;
         }

@@ -57,7 +57,7 @@ async fn a_bad_insert_says_why_and_changes_nothing() {
     root.run("INSERT INTO t (id, name) VALUES (1, 'there')").await;
     for (sql, code, column) in [
         ("INSERT INTO t (id, nmae) VALUES (2, 'x')", ErrorCode::ColumnNotFound, Some(20)),
-        ("INSERT INTO t (id, name) VALUES (2, 'x'), (3)", ErrorCode::InvalidStatement, Some(45)),
+        ("INSERT INTO t (id, name) VALUES (2, 'x'), (3)", ErrorCode::InvalidStatement, Some(44)),
         ("INSERT INTO t (id, name, id) VALUES (2, 'x', 3)", ErrorCode::InvalidStatement, Some(26)),
         ("INSERT INTO t (id, name, _seq) VALUES (2, 'x', 3)", ErrorCode::InvalidStatement, Some(26)),
         ("INSERT INTO t (id, name) VALUES (2, NULL)", ErrorCode::NotNullViolation, None),
@@ -71,7 +71,7 @@ async fn a_bad_insert_says_why_and_changes_nothing() {
         ("INSERT INTO t (id, name) VALUES (2, 'x'), (1, 'again')", ErrorCode::UniqueViolation, None),
         ("INSERT INTO t (id, name) VALUES (2, 'x'), (2, 'y')", ErrorCode::UniqueViolation, None),
         ("INSERT INTO t (id, name) VALUES (2, $1)", ErrorCode::InvalidParameter, None),
-        ("INSERT INTO t (id, name) SELECT 2", ErrorCode::InvalidStatement, None),
+        ("INSERT INTO t (id, name) SELECT 2", ErrorCode::InvalidStatement, Some(1)),
         ("INSERT INTO t (id, name, at) SELECT 2, 'x', true", ErrorCode::TypeMismatch, None),
         ("INSERT INTO t (id, name) SELECT id + 1, name FROM tt", ErrorCode::TableNotFound, Some(51)),
         ("INSERT INTO nosuch VALUES (1)", ErrorCode::TableNotFound, Some(13)),

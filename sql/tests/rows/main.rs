@@ -1,6 +1,8 @@
 //! Reading and writing rows through sessions, in process: the same answers whether rows are in memory, in Parquet or in
 //! both; isolation; conflicts; imports.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod harness;
 
 mod changes;

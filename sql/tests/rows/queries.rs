@@ -36,7 +36,7 @@ async fn a_query_gives_the_same_answer_whether_rows_are_hot_or_cold() {
             "SELECT price, count(*) FROM items GROUP BY price ORDER BY price",
             "SELECT label FROM items WHERE label LIKE 'again%'",
             "SELECT count(*) FROM items WHERE id = 50",
-            "SELECT count(*) FROM (SELECT id FROM items WHERE id > 140 AND id < 160 LIMIT 100) AS some",
+            "SELECT count(*) FROM (SELECT id FROM items WHERE id > 140 AND id < 160 LIMIT 100) q",
             "SELECT a.id, b.label FROM items a JOIN items b ON a.id = b.id + 1 WHERE a.id = 8",
             "SELECT id FROM items ORDER BY price DESC, id DESC LIMIT 4",
         ];
@@ -46,7 +46,7 @@ async fn a_query_gives_the_same_answer_whether_rows_are_hot_or_cold() {
         }
         answers.push(answer);
     }
-    assert_eq!(answers[0][0], json!([[194, 2106, 2, 200]]));
+    assert_eq!(answers[0][0], json!([[194, 1692, 2, 200]]));
     assert_eq!(answers[0][1], json!([[2, "again, updated", 7], [6, "item 6", 6], [7, "item 7", 7]]));
     assert_eq!(answers[0][4], json!([["again, updated"]]));
     assert_eq!(answers[0][8], json!([[200], [100], [80], [60]]));
@@ -177,7 +177,7 @@ async fn queries_without_tables_ctes_set_operations_and_windows_work() {
             json!([[4]]),
         ),
         (
-            "SELECT id FROM items i WHERE EXISTS (SELECT 1 FROM items j WHERE j.id = i.id + 1) AND id < 8",
+            "SELECT id FROM items i WHERE EXISTS (SELECT 1 FROM items j WHERE j.id = i.id + 1) AND id < 8 ORDER BY 1",
             json!([[6], [7]]),
         ),
     ] {

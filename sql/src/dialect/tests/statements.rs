@@ -128,7 +128,7 @@ fn the_example_of_the_reference_is_understood() {
     assert_eq!(columns[1], ("conversation_id", "TEXT".into(), false, false, None));
     assert_eq!(columns[3], ("score", "INT".into(), true, false, Some("0".into())));
     assert_eq!(columns[4], ("created_at", "TIMESTAMP".into(), true, false, Some("NOW()".into())));
-    assert_eq!(table.columns[3].position, at(3, 60));
+    assert_eq!(table.columns[3].position, at(3, 58));
     assert_eq!(table.checks.iter().map(ToString::to_string).collect::<Vec<_>>(), ["score >= 0"]);
     let options = &table.options;
     assert_eq!((options.flush_rows, options.flush_interval_secs), (Some(10_000), Some(300)));
