@@ -55,7 +55,11 @@ pub async fn run(load: &Load) -> io::Result<Outcome> {
     }
     let elapsed = started.elapsed().as_secs_f64();
     let per_second = latencies.len() as f64 / elapsed;
-    Ok(Outcome { per_second, p50_ms: percentile(latencies.clone(), 0.5), p99_ms: percentile(latencies, 0.99) })
+    Ok(Outcome {
+        per_second,
+        p50_ms: percentile(latencies.clone(), 0.5),
+        p99_ms: percentile(latencies, 0.99),
+    })
 }
 
 async fn insert_until(load: &Load, worker: usize, end: Instant) -> io::Result<Vec<f64>> {

@@ -4,6 +4,7 @@
 //! them and prints one table. Budgets are ratios, so that a noisy or slow machine does not change the verdict.
 
 pub mod bare;
+pub mod http_load;
 pub mod measure;
 pub mod report;
 pub mod wal_commit;

@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use kalamdb_benches::http_load::{self, Load};
+use kalamdb_benches::report::Outcome;
 
 #[derive(Parser)]
 #[command(about = "Benchmarks of KalamDB beside physical limits and other systems")]
@@ -26,15 +29,42 @@ enum Command {
         #[arg(long, default_value = "target")]
         scratch: PathBuf,
     },
+    /// Inserts single rows into a running server over many connections and prints rows per second and latencies.
+    InsertLoad {
+        /// `host:port` of the server; the password of `root` is taken from KALAMDB_PASSWORD.
+        #[arg(long, default_value = "127.0.0.1:8080")]
+        address: String,
+        /// Connections, each with one request under way.
+        #[arg(long, default_value_t = 64)]
+        connections: usize,
+        /// How long, in seconds.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
 }
 
 fn main() -> ExitCode {
-    let Command::Report { only, runs, scratch } = Arguments::parse().command;
-    match kalamdb_benches::report::run(&only, runs, &scratch) {
+    let done = match Arguments::parse().command {
+        Command::Report { only, runs, scratch } => kalamdb_benches::report::run(&only, runs, &scratch),
+        Command::InsertLoad { address, connections, seconds } => insert_load(address, connections, seconds),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn insert_load(address: String, connections: usize, seconds: u64) -> Outcome<()> {
+    let password = std::env::var("KALAMDB_PASSWORD").map_err(|_| "KALAMDB_PASSWORD is not set")?;
+    let credentials = format!("root:{password}");
+    let load = Load { address, credentials, connections, duration: Duration::from_secs(seconds) };
+    let done = tokio::runtime::Runtime::new()?.block_on(http_load::run(&load))?;
+    println!(
+        "{connections} connections: {:.0} rows/s, p50 {:.3} ms, p99 {:.3} ms",
+        done.per_second, done.p50_ms, done.p99_ms
+    );
+    Ok(())
 }

@@ -201,7 +201,7 @@ pub enum Ddl {
         cascade: bool,
     },
     /// Adds a table.
-    CreateTable(NewTable),
+    CreateTable(Box<NewTable>),
     /// Removes a table and all its rows.
     DropTable {
         /// Which one.

@@ -97,7 +97,7 @@ impl Database {
                     .disk()
                     .exists(&dir)
                     .map_err(|e| Error::io(format!("look for {}", dir.display()), e))?;
-                plan.create_table(table, taken, now)?;
+                plan.create_table(*table, taken, now)?;
             }
             Ddl::DropTable { id } => plan.drop_table(id)?,
         }

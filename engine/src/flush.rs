@@ -209,7 +209,7 @@ fn prepare(
     manifest.updated_at = now;
     manifest.flushed_seq = frozen.boundary;
     manifest.next_segment_id = id + 1;
-    let sorted = Sorting::new(table, frozen, id)?;
+    let sorted = SortedRows::new(table, frozen, id)?;
     let mut vectors = Vectors { disk, partition, attempt: id, made };
     let replaced = vectors.persist_marks(&version, &mut manifest)?;
     let own = vectors.persist_superseded(id, &sorted.sorting.superseded)?;
@@ -266,8 +266,8 @@ struct SortedRows<'a> {
     sorting: Sorting,
 }
 
-impl Sorting {
-    fn new<'a>(table: &Table, frozen: &'a Frozen, id: u64) -> Result<SortedRows<'a>> {
+impl<'a> SortedRows<'a> {
+    fn new(table: &Table, frozen: &'a Frozen, id: u64) -> Result<Self> {
         let (boundary, horizon) = (frozen.boundary, frozen.pin.seq());
         let live = Sorted::new(table, &frozen.memtable.live, boundary, horizon)?;
         let tombstones = Sorted::new(table, &frozen.memtable.tombstones, boundary, horizon)?;
@@ -276,7 +276,7 @@ impl Sorting {
         superseded.extend(tombstones.superseded(live_rows));
         superseded.sort_unstable();
         let moved = Moved { segment: id, live: live.moves(0), tombstones: tombstones.moves(live_rows) };
-        Ok(SortedRows { live, tombstones, sorting: Self { moved, superseded } })
+        Ok(Self { live, tombstones, sorting: Sorting { moved, superseded } })
     }
 }
 

@@ -5,6 +5,8 @@
 //!
 //! Start at [`Database`]; [`commit`] and [`flush`] explain in which order things become durable and visible.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 pub mod catalog;
 pub mod codec;
 pub mod commit;

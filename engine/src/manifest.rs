@@ -143,7 +143,7 @@ impl Manifest {
         let at = text.rfind(CRC_MEMBER).ok_or("no checksum: the file is cut short or damaged")?;
         let stated = text[at + CRC_MEMBER.len()..].trim_end().trim_end_matches('}').trim();
         let stated: u32 = stated.parse().map_err(|_| "no checksum: the file is damaged")?;
-        if crc32fast::hash(text[..at].as_bytes()) != stated {
+        if crc32fast::hash(&text.as_bytes()[..at]) != stated {
             return Err("the checksum does not match: the file is damaged".into());
         }
         // The version first: what a newer one looks like is not known here.

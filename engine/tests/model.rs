@@ -180,10 +180,12 @@ impl World {
     }
 
     async fn join_flushes(&mut self) {
+        let mut result = Ok(());
         for flush in std::mem::take(&mut self.flushes) {
-            let result = flush.await.unwrap().map(drop);
-            self.settle(result, self.models.clone()).await;
+            // All of them before anything is said of the disk they ran on.
+            result = result.and(flush.await.unwrap().map(drop));
         }
+        self.settle(result, self.models.clone()).await;
     }
 
     /// Takes in the answer of an operation after which the partitions should hold `next`.

@@ -175,6 +175,6 @@ async fn a_rebuilt_manifest_that_ends_long_before_the_log_begins_is_noted() {
     // The newest segment is gone as well, and nothing but the log's beginning tells.
     disk.remove_file(&path.with_file_name(&was.segments[1].path)).unwrap();
     let report = repair(&disk);
-    assert_eq!(report.rebuilt, [path.clone()]);
+    assert_eq!(report.rebuilt, std::slice::from_ref(&path));
     assert!(report.notes.iter().any(|note| note.file == path), "{report:?}");
 }

@@ -5,6 +5,8 @@
 //! - `serve`: starting, listening and stopping;
 //! - `cli`: the command line, and the client commands that talk to a server over HTTP like anybody else.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 pub mod config;
 pub mod units;
 

@@ -16,6 +16,8 @@
 //! | `auth` | passwords, credentials, lock-out |
 //! | `json`, `params`, `types`, `names`, `functions` | values, parameters, types, name resolution, functions |
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 mod audit;
 mod auth;
 mod ddl;

@@ -35,6 +35,8 @@
 //! # }
 //! ```
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 mod check;
 mod clock;
 mod crc;

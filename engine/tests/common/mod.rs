@@ -75,7 +75,7 @@ pub async fn create_with(
         schema,
         options: TableOptions::default(),
     };
-    Ok(database.ddl(Ddl::CreateTable(new)).await?.table.expect("a table was created"))
+    Ok(database.ddl(Ddl::CreateTable(Box::new(new))).await?.table.expect("a table was created"))
 }
 
 pub fn batch(table: &Table, rows: &[(i64, Option<String>)]) -> RecordBatch {

@@ -216,7 +216,7 @@ fn set_aside(error: io::Error) -> ApiError {
 /// Decompresses piece by piece.
 enum Unpacker {
     Plain,
-    Gzip(MultiGzDecoder<Vec<u8>>),
+    Gzip(Box<MultiGzDecoder<Vec<u8>>>),
     Zstd(Box<zstd::stream::write::Decoder<'static, Vec<u8>>>),
 }
 
@@ -224,7 +224,7 @@ impl Unpacker {
     fn new(encoding: Encoding) -> io::Result<Self> {
         Ok(match encoding {
             Encoding::Plain => Self::Plain,
-            Encoding::Gzip => Self::Gzip(MultiGzDecoder::new(Vec::new())),
+            Encoding::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(Vec::new()))),
             Encoding::Zstd => Self::Zstd(Box::new(zstd::stream::write::Decoder::new(Vec::new())?)),
         })
     }

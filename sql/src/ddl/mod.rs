@@ -121,7 +121,7 @@ pub(crate) async fn create_table(ctx: &StatementContext, wanted: &CreateTable) -
         schema: schema::build(ctx, wanted)?,
         options: wanted.options.clone(),
     };
-    match ctx.instance.database().ddl(Ddl::CreateTable(table)).await.map_err(Error::from) {
+    match ctx.instance.database().ddl(Ddl::CreateTable(Box::new(table))).await.map_err(Error::from) {
         Ok(_) => Ok(Outcome::message(format!("table {full_name} created"))),
         Err(error) if error.code == ErrorCode::AlreadyExists && wanted.if_not_exists => exists(),
         Err(error) => Err(error.with_position(at)),

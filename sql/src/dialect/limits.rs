@@ -16,6 +16,11 @@ pub(super) const MAX_TEXT_BYTES: usize = 64 << 20;
 pub(super) const MAX_TOKENS: usize = 4_000_000;
 /// How deep brackets may nest.
 const MAX_NESTING: usize = 64;
+/// Brackets nested deeper than this are parsed on a large stack: some of sqlparser's functions need tens of kilobytes per
+/// level, more than its own protection against overflows keeps free.
+pub(super) const ORDINARY_NESTING: usize = 12;
+/// Bytes of the large stack.
+pub(super) const LARGE_STACK: usize = 32 << 20;
 /// How many operators may follow one another between two commas.
 const MAX_OPERATORS: usize = 2_000;
 /// sqlparser's own bound, which also counts what needs no brackets, such as `NOT NOT NOT`.
@@ -25,12 +30,13 @@ const MAX_READINGS: usize = 500;
 /// How many generic types may be inside one another: `ARRAY<ARRAY<INT>>` has two.
 const MAX_TYPE_NESTING: usize = 16;
 
-/// Refuses a statement that is too deep.
+/// Refuses a statement that is too deep. Returns how deep its brackets nest.
 ///
 /// # Errors
 /// [`ErrorCode::TooLarge`] with the place where the bound was reached.
-pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<()> {
+pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<usize> {
     let mut levels = vec![Level::default()];
+    let mut deepest = 0;
     let mut previous_is_type = false;
     for token in tokens {
         match &token.token {
@@ -55,6 +61,7 @@ pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<()> {
         if token.token != Token::LParen {
             count(&mut levels, |level| level.opened = 0);
         }
+        deepest = deepest.max(levels.len() - 1);
         let level = levels.last().copied().unwrap_or_default();
         let too_deep = levels.len() > MAX_NESTING + 1
             || level.operators > MAX_OPERATORS
@@ -64,7 +71,7 @@ pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<()> {
             return Err(self::too_deep().with_position(from_location(token.span.start)));
         }
     }
-    Ok(())
+    Ok(deepest)
 }
 
 #[derive(Clone, Copy)]

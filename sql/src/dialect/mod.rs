@@ -21,7 +21,7 @@ use std::sync::Arc;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
-use crate::error::{Error, ErrorCode, Position};
+use crate::error::{Error, ErrorCode, Position, Result};
 
 pub(crate) use ast::ColumnDef;
 pub use ast::{CreateNamespace, CreateTable, CreateUser, Flush, ParsedStatement, Statement, TableRef};
@@ -33,9 +33,9 @@ pub(crate) fn parse(sql: &str) -> Vec<ParsedStatement> {
     for piece in split::split(sql) {
         let (position, text): (_, Arc<str>) = (piece.position, piece.text.into());
         let end = piece.end;
-        let parsed = piece.tokens.and_then(|tokens| {
-            limits::check(&tokens)?;
-            statements::parse(tokens)
+        let parsed = piece.tokens.and_then(|tokens| match limits::check(&tokens)? {
+            0..=limits::ORDINARY_NESTING => statements::parse(tokens),
+            _ => on_a_large_stack(|| statements::parse(tokens)),
         });
         let failed = parsed.is_err();
         let statement = parsed.unwrap_or_else(|error| Statement::Invalid(error.with_position(end)));
@@ -47,11 +47,21 @@ pub(crate) fn parse(sql: &str) -> Vec<ParsedStatement> {
     statements
 }
 
+/// Runs a parse on a thread of its own and waits for it.
+fn on_a_large_stack(parse: impl FnOnce() -> Result<Statement> + Send) -> Result<Statement> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(limits::LARGE_STACK).spawn_scoped(scope, parse);
+        let thread =
+            thread.map_err(|_| Error::new(ErrorCode::Overloaded, "the server has no thread to spare"))?;
+        thread.join().unwrap_or_else(|_| Err(Error::internal("a deep statement made the parser panic")))
+    })
+}
+
 /// A parsed expression, for text that was stored (defaults and checks).
 ///
 /// # Errors
 /// [`ErrorCode::SyntaxError`] if it is not one expression.
-pub(crate) fn parse_expression(text: &str) -> crate::Result<datafusion::sql::sqlparser::ast::Expr> {
+pub(crate) fn parse_expression(text: &str) -> Result<datafusion::sql::sqlparser::ast::Expr> {
     let piece = split::split(text).next();
     let piece = piece.ok_or_else(|| Error::new(ErrorCode::SyntaxError, "expected an expression"))?;
     let tokens = piece.tokens?;

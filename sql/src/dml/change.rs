@@ -100,6 +100,9 @@ struct Change<'a> {
     params: &'a [Value],
 }
 
+/// A column's position and what it becomes.
+type Assigned = (usize, NewValue);
+
 /// Where a column's new values come from.
 enum NewValue {
     /// A literal, parameter or default.
@@ -113,7 +116,7 @@ enum NewValue {
 struct Rewritten {
     statement: datafusion::sql::sqlparser::ast::Statement,
     owned: bool,
-    assigned: Vec<(usize, NewValue)>,
+    assigned: Vec<Assigned>,
 }
 
 impl Rewritten {
@@ -193,12 +196,8 @@ impl Change<'_> {
     }
 
     /// The assigned columns, and the expressions that have to be computed for them.
-    fn assignments(
-        &self,
-        ctx: &StatementContext,
-        table: &Table,
-    ) -> Result<(Vec<(usize, NewValue)>, Vec<Expr>)> {
-        let mut assigned: Vec<(usize, NewValue)> = Vec::new();
+    fn assignments(&self, ctx: &StatementContext, table: &Table) -> Result<(Vec<Assigned>, Vec<Expr>)> {
+        let mut assigned: Vec<Assigned> = Vec::new();
         let mut expressions = Vec::new();
         for assignment in self.assignments.unwrap_or_default() {
             let AssignmentTarget::ColumnName(name) = &assignment.target else {

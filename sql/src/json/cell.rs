@@ -25,6 +25,9 @@ pub(super) fn is_json(field: &Field) -> bool {
     field.metadata().get(TYPE_METADATA_KEY).is_some_and(|name| name == "JSON")
 }
 
+/// Writes one row of an array column.
+type WriteRow<'a> = Box<dyn Fn(usize, &mut Vec<u8>) + 'a>;
+
 /// A column, downcast.
 pub(super) enum Cell<'a> {
     Null,
@@ -43,7 +46,7 @@ pub(super) enum Cell<'a> {
     Date(&'a Date32Array),
     Time(&'a Time64MicrosecondArray),
     /// Per row the values of the list, as a cell over all of them.
-    List(Box<dyn Fn(usize, &mut Vec<u8>) + 'a>, &'a dyn Array),
+    List(WriteRow<'a>, &'a dyn Array),
     Struct(&'a StructArray, Vec<(Vec<u8>, Cell<'a>)>),
     /// A column that was converted to one of the types above.
     Owned(Box<OwnedCell>),

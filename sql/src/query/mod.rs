@@ -12,6 +12,7 @@
 mod bind;
 mod deleted;
 mod engine;
+mod output;
 mod place;
 mod system_columns;
 mod types;
@@ -25,7 +26,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use kalamdb_engine::{Table, TableId};
 use serde_json::Value;
 
@@ -89,11 +90,16 @@ pub(crate) fn execute(
 
 /// A stream as a result; the statement's snapshot lives as long as it.
 pub(crate) fn row_set(ctx: &Arc<StatementContext>, stream: SendableRecordBatchStream) -> RowSet {
-    let schema = stream.schema();
+    let given = stream.schema();
+    let signed = output::signed(&given);
+    let schema = signed.clone().unwrap_or(given);
     let ctx = ctx.clone();
-    let stream = stream.map_err(move |error| {
+    let stream = stream.map(move |batch| {
         let _pinned = &ctx;
-        Error::from(error)
+        match (&signed, batch) {
+            (Some(schema), Ok(batch)) => output::convert(&batch, schema),
+            (_, batch) => batch.map_err(Error::from),
+        }
     });
     RowSet::from_stream(schema, stream.boxed())
 }

@@ -61,7 +61,7 @@ async fn a_bad_change_says_why_and_changes_nothing() {
         ("UPDATE t SET id = 7", ErrorCode::UniqueViolation),
         ("UPDATE nosuch SET a = 1", ErrorCode::TableNotFound),
         ("DELETE FROM t WHERE nosuch = 1", ErrorCode::ColumnNotFound),
-        ("DELETE FROM t WHERE a", ErrorCode::TypeMismatch),
+        ("DELETE FROM t WHERE a", ErrorCode::InvalidStatement),
         ("DELETE FROM nosuch", ErrorCode::TableNotFound),
         ("DELETE FROM t WHERE id = $1", ErrorCode::InvalidParameter),
     ] {

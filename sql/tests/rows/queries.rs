@@ -126,7 +126,7 @@ async fn errors_say_what_is_wrong_where_and_what_might_be_meant() {
     for (sql, code) in [
         ("SELECT * FROM nowhere.items", ErrorCode::NamespaceNotFound),
         ("SELECT * FROM a.b.items", ErrorCode::TableNotFound),
-        ("SELECT id FROM items WHERE label", ErrorCode::TypeMismatch),
+        ("SELECT id FROM items WHERE label", ErrorCode::InvalidStatement),
         ("SELECT 1 / 0", ErrorCode::DivisionByZero),
         ("SELECT id / (price - price) FROM items", ErrorCode::DivisionByZero),
         ("SELECT CAST('x' AS INT)", ErrorCode::ValueOutOfRange),
