@@ -331,7 +331,8 @@ fn assemble(
 ) -> Shared {
     let newest = Arc::clone(&recovery.segments[recovery.segments.len() - 1]);
     let last = recovery.next - 1;
-    let room = newest.header.capacity - recovery.offset;
+    // A file that damage made longer than its header says has no room; the next record begins a new segment.
+    let room = newest.header.capacity.saturating_sub(recovery.offset);
     debug_assert!(newest.header.capacity >= (SEGMENT_HEADER + TERMINATOR) as u64);
     Shared {
         disk,
