@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::disk::Disk;
 use crate::durable;
 use crate::error::{Error, IoContext};
+use crate::frame::TERMINATOR;
 use crate::header::{SEGMENT_HEADER, SegmentHeader};
 use crate::mark::Mark;
 use crate::metrics::{Counters, Metrics};
@@ -330,8 +331,8 @@ fn assemble(
 ) -> Shared {
     let newest = Arc::clone(&recovery.segments[recovery.segments.len() - 1]);
     let last = recovery.next - 1;
-    // A file that damage made longer than its header says has no room; the next record begins a new segment.
-    let room = newest.header.capacity.saturating_sub(recovery.offset);
+    let room = newest.header.capacity - recovery.offset;
+    debug_assert!(newest.header.capacity >= (SEGMENT_HEADER + TERMINATOR) as u64);
     Shared {
         disk,
         dir: dir.to_owned(),

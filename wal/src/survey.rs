@@ -7,6 +7,7 @@ use crate::Lsn;
 use crate::disk::Disk;
 use crate::durable::read_range;
 use crate::error::{Error, IoContext};
+use crate::frame::TERMINATOR;
 use crate::header::{SEGMENT_HEADER, SegmentHeader};
 use crate::mark::Mark;
 use crate::names::{self, Name};
@@ -105,6 +106,13 @@ fn open_segment(disk: &dyn Disk, mark: Option<&Mark>, first: Lsn, path: PathBuf)
             &path,
             32,
             format!("the segment says it begins at record {}", header.first),
+        ));
+    }
+    if header.capacity < (SEGMENT_HEADER + TERMINATOR) as u64 {
+        return Err(Error::corrupt(
+            &path,
+            40,
+            format!("the segment says it is {} bytes long, less than its header", header.capacity),
         ));
     }
     let len = file.len().at("measure", &path)?;
