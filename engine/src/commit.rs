@@ -287,15 +287,23 @@ impl Prepared {
     }
 
     fn violation(&self, claim: &Claim) -> Error {
-        let show = |column: &ArrayRef| {
-            let formatter = ArrayFormatter::try_new(column.as_ref(), &FormatOptions::default());
-            formatter.map(|f| f.value(claim.row).to_string()).unwrap_or_default()
-        };
-        let columns = self.claimed_rows(claim).map(|rows| key_columns(&self.table, rows)).unwrap_or_default();
-        let names = self.table.schema.key_indices().iter().map(|i| &self.table.schema.columns()[*i].name);
-        let key = names.zip(&columns).map(|(name, column)| format!("{name} = {}", show(column)));
-        Error::UniqueViolation { table: self.table.qualified_name(), key: key.collect::<Vec<_>>().join(", ") }
+        match self.claimed_rows(claim) {
+            Some(rows) => violation(&self.table, rows, claim.row),
+            None => Error::internal("commit", "a claim without rows"),
+        }
     }
+}
+
+/// The key of a row is taken.
+pub(crate) fn violation(table: &Table, rows: &RecordBatch, row: usize) -> Error {
+    let show = |column: &ArrayRef| {
+        let formatter = ArrayFormatter::try_new(column.as_ref(), &FormatOptions::default());
+        formatter.map(|f| f.value(row).to_string()).unwrap_or_default()
+    };
+    let columns = key_columns(table, rows);
+    let names = table.schema.key_indices().iter().map(|i| &table.schema.columns()[*i].name);
+    let key = names.zip(&columns).map(|(name, column)| format!("{name} = {}", show(column)));
+    Error::UniqueViolation { table: table.qualified_name(), key: key.collect::<Vec<_>>().join(", ") }
 }
 
 /// Checks, sequences and applies prepared writes, which are sorted by partition. `None` if a flush came between and keys

@@ -37,6 +37,7 @@ mod snapshot;
 mod snowflake;
 mod stats;
 pub mod system;
+mod transaction;
 mod types;
 mod view;
 mod write;
@@ -66,6 +67,7 @@ pub use schema::{
 pub use segment::{Segment, SegmentReader};
 pub use snapshot::Snapshot;
 pub use stats::{Bound, ColumnStats};
+pub use transaction::Transaction;
 pub use types::{DataType, TIMEZONE, TYPE_METADATA_KEY};
 pub use view::{ChunkView, PartitionView, RowsChunk, SegmentChunk};
 pub use write::{Changed, OldRows, PartitionWrite, Removed};

@@ -1,5 +1,6 @@
 //! A partition at one snapshot: everything a scan needs, pinned.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, BooleanBufferBuilder, Int64Array, RecordBatch, TimestampMicrosecondArray};
@@ -85,7 +86,27 @@ pub enum Place {
     },
 }
 
+/// A store of rows whose row numbers stay what they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    /// The live rows of the memtable of a generation.
+    Live(u64),
+    /// The tombstones of the memtable of a generation.
+    Tombstones(u64),
+    /// The segment with an id.
+    Segment(u64),
+}
+
 impl Place {
+    /// The store it is in, and the row's number there.
+    pub(crate) fn source(self) -> (Source, u32) {
+        match self {
+            Self::Live { generation, ordinal } => (Source::Live(generation), ordinal),
+            Self::Tombstone { generation, ordinal } => (Source::Tombstones(generation), ordinal),
+            Self::Segment { id, row } => (Source::Segment(id), row),
+        }
+    }
+
     /// The memtable it is in, if it is in one.
     pub(crate) fn generation(&self) -> Option<u64> {
         match *self {
@@ -105,7 +126,34 @@ impl Place {
     }
 }
 
+impl ChunkView {
+    /// Where its rows are.
+    pub(crate) fn source(&self) -> Source {
+        match self {
+            Self::Segment(chunk) => Source::Segment(chunk.segment.meta().id),
+            Self::Rows(chunk) if chunk.tombstones => Source::Tombstones(chunk.memtable.generation),
+            Self::Rows(chunk) => Source::Live(chunk.memtable.generation),
+        }
+    }
+
+    fn hidden_mut(&mut self) -> &mut Option<Arc<RoaringBitmap>> {
+        match self {
+            Self::Segment(chunk) => &mut chunk.hidden,
+            Self::Rows(chunk) => &mut chunk.hidden,
+        }
+    }
+}
+
 impl RowsChunk {
+    pub(crate) fn memtable(&self) -> &Arc<Memtable> {
+        &self.memtable
+    }
+
+    /// The rows of its memtable that are superseded, those of this chunk among them.
+    pub(crate) fn hidden(&self) -> Option<&RoaringBitmap> {
+        self.hidden.as_deref()
+    }
+
     fn store(&self) -> &Rows {
         if self.tombstones { &self.memtable.tombstones } else { &self.memtable.live }
     }
@@ -179,6 +227,26 @@ impl PartitionView {
             add_rows(&mut chunks, memtable, true, seq);
         }
         Self { partition, table, seq, chunks }
+    }
+
+    /// The same with more rows hidden, and with all rows of `own` behind; `hidden` says of both which are superseded.
+    /// Addresses stay what they were.
+    pub(crate) fn with_changes(&self, hidden: HashMap<Source, RoaringBitmap>, own: &Arc<Memtable>) -> Self {
+        let mut chunks = self.chunks.clone();
+        add_rows(&mut chunks, own, false, Seq::MAX);
+        add_rows(&mut chunks, own, true, Seq::MAX);
+        let mut merged: HashMap<Source, Arc<RoaringBitmap>> = HashMap::new();
+        for chunk in &mut chunks {
+            let source = chunk.source();
+            let Some(more) = hidden.get(&source).filter(|more| !more.is_empty()) else { continue };
+            let before = chunk.hidden_mut();
+            let all = merged.entry(source).or_insert_with(|| match before {
+                Some(before) => Arc::new(&**before | more),
+                None => Arc::new(more.clone()),
+            });
+            *before = Some(all.clone());
+        }
+        Self { partition: self.partition.clone(), table: self.table.clone(), seq: self.seq, chunks }
     }
 
     /// A memtable that the view has rows of.

@@ -55,6 +55,21 @@ impl Segment {
         columns: &[ArrayRef],
         at: usize,
     ) -> Result<Option<Found>> {
+        self.find_where(schema, key, columns, at, |row| !self.marks.contains(row))
+    }
+
+    /// The row that has a key and that `wanted` accepts, a live one before a tombstone.
+    ///
+    /// # Errors
+    /// As [`Segment::find`].
+    pub(crate) fn find_where(
+        &self,
+        schema: &TableSchema,
+        key: &[u8],
+        columns: &[ArrayRef],
+        at: usize,
+        wanted: impl Fn(u32) -> bool,
+    ) -> Result<Option<Found>> {
         if !self.may_hold(key) {
             return Ok(None);
         }
@@ -65,7 +80,7 @@ impl Segment {
             let rows = loaded.parquet.row_group(group).num_rows() as u32;
             if in_bounds(loaded, schema, group, key) && passes_bloom(loaded, schema, group, columns, at) {
                 let block = self.key_block(loaded, schema, group, first_row)?;
-                if let Some(row) = block.search(key, |row| !self.marks.contains(row)) {
+                if let Some(row) = block.search(key, &wanted) {
                     return Ok(Some(Found { row, tombstone: group >= live_groups }));
                 }
             }

@@ -11,7 +11,8 @@ use arrow::datatypes::Int64Type;
 use kalamdb_engine::read::{Located, live_rows, tombstone_rows};
 use kalamdb_engine::{
     Changed, Column, ColumnId, Config, DataType, Database, Ddl, FlushOutcome, NamespaceId, NewTable, OldRows,
-    PartitionWrite, Removed, Result, SchemaDef, Snapshot, Table, TableKind, TableName, TableOptions, UserId,
+    PartitionView, PartitionWrite, Removed, Result, SchemaDef, Snapshot, Table, TableKind, TableName,
+    TableOptions, UserId,
 };
 use kalamdb_wal::Disk;
 use kalamdb_wal::sim::{SimClock, SimDisk};
@@ -127,12 +128,20 @@ pub async fn update(
     wanted: impl Fn(i64) -> bool,
     value: &str,
 ) -> Result<Option<PartitionWrite>> {
-    let view = Arc::new(database.view(&database.write_snapshot(), table, user).await?);
+    update_in(database.view(&database.write_snapshot(), table, user).await?.into(), wanted, value)
+}
+
+/// An update of the rows of a view with the wanted keys.
+pub fn update_in(
+    view: Arc<PartitionView>,
+    wanted: impl Fn(i64) -> bool,
+    value: &str,
+) -> Result<Option<PartitionWrite>> {
     let Some((addresses, old)) = pick(live_rows(&view)?, wanted) else { return Ok(None) };
     let ids = old.rows.column(0).as_primitive::<Int64Type>();
     let rows: Vec<_> = ids.values().iter().map(|id| (*id, Some(format!("{value}-{id}")))).collect();
-    let mut write = PartitionWrite::new(table.clone(), user.cloned());
-    write.update = Some(Changed { addresses, new: batch(table, &rows), old });
+    let mut write = PartitionWrite::new(view.table.clone(), view.partition.user.clone());
+    write.update = Some(Changed { addresses, new: batch(&view.table, &rows), old });
     write.view = Some(view);
     Ok(Some(write))
 }
@@ -144,9 +153,13 @@ pub async fn delete(
     user: Option<&UserId>,
     wanted: impl Fn(i64) -> bool,
 ) -> Result<Option<PartitionWrite>> {
-    let view = Arc::new(database.view(&database.write_snapshot(), table, user).await?);
+    delete_in(database.view(&database.write_snapshot(), table, user).await?.into(), wanted)
+}
+
+/// A delete of the rows of a view with the wanted keys.
+pub fn delete_in(view: Arc<PartitionView>, wanted: impl Fn(i64) -> bool) -> Result<Option<PartitionWrite>> {
     let Some((addresses, old)) = pick(live_rows(&view)?, wanted) else { return Ok(None) };
-    let mut write = PartitionWrite::new(table.clone(), user.cloned());
+    let mut write = PartitionWrite::new(view.table.clone(), view.partition.user.clone());
     write.delete = Some(Removed { addresses, old });
     write.view = Some(view);
     Ok(Some(write))
@@ -159,15 +172,19 @@ pub async fn contents(
     table: &Arc<Table>,
     user: Option<&UserId>,
 ) -> Result<Model> {
-    let view = database.view(snapshot, table, user).await?;
+    contents_of(&database.view(snapshot, table, user).await?)
+}
+
+/// The live rows of a view; panics if a key is there twice.
+pub fn contents_of(view: &PartitionView) -> Result<Model> {
     let mut model = Model::new();
-    for located in live_rows(&view)? {
+    for located in live_rows(view)? {
         let ids = located.rows.rows.column(0).as_primitive::<Int64Type>();
         let values = located.rows.rows.column(1).as_string_view();
         for row in 0..ids.len() {
             let value = values.is_valid(row).then(|| values.value(row).to_owned());
             let twice = model.insert(ids.value(row), value);
-            assert!(twice.is_none(), "key {} is seen twice at {}", ids.value(row), snapshot.seq());
+            assert!(twice.is_none(), "key {} is seen twice at {}", ids.value(row), view.seq);
         }
     }
     Ok(model)
@@ -187,11 +204,21 @@ pub async fn move_keys(
     wanted: impl Fn(i64) -> bool,
     shift: i64,
 ) -> Result<Option<PartitionWrite>> {
-    let Some(mut write) = update(database, table, user, wanted, "moved").await? else { return Ok(None) };
+    move_keys_in(database.view(&database.write_snapshot(), table, user).await?.into(), wanted, shift)
+}
+
+/// Moves rows of a view to other keys.
+pub fn move_keys_in(
+    view: Arc<PartitionView>,
+    wanted: impl Fn(i64) -> bool,
+    shift: i64,
+) -> Result<Option<PartitionWrite>> {
+    let table = view.table.clone();
+    let Some(mut write) = update_in(view, wanted, "moved")? else { return Ok(None) };
     let changed = write.update.as_mut().expect("an update");
     let ids = changed.old.rows.column(0).as_primitive::<Int64Type>();
     let rows: Vec<_> = ids.values().iter().map(|id| (id + shift, Some(format!("moved-{id}")))).collect();
-    changed.new = batch(table, &rows);
+    changed.new = batch(&table, &rows);
     Ok(Some(write))
 }
 
@@ -202,11 +229,15 @@ pub async fn tombstones(
     table: &Arc<Table>,
     user: Option<&UserId>,
 ) -> Result<BTreeSet<i64>> {
-    let view = database.view(snapshot, table, user).await?;
+    tombstones_of(&database.view(snapshot, table, user).await?)
+}
+
+/// The keys of the deleted rows of a view; panics if one is there twice.
+pub fn tombstones_of(view: &PartitionView) -> Result<BTreeSet<i64>> {
     let mut keys = BTreeSet::new();
-    for located in tombstone_rows(&view)? {
+    for located in tombstone_rows(view)? {
         for id in located.rows.rows.column(0).as_primitive::<Int64Type>().values() {
-            assert!(keys.insert(*id), "the tombstone of {id} is seen twice at {}", snapshot.seq());
+            assert!(keys.insert(*id), "the tombstone of {id} is seen twice at {}", view.seq);
         }
     }
     Ok(keys)
