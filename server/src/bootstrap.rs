@@ -58,13 +58,22 @@ pub(crate) async fn root(
     Ok(())
 }
 
-/// The maker of tokens, with the configured key or the one kept in the data directory.
+/// The maker of tokens, with the configured key or the one kept in the data directory, and the public keys of others.
 ///
 /// # Errors
 /// A message for the person who started the server.
 pub(crate) fn tokens(instance: &Instance, config: &Config) -> Result<Tokens, String> {
+    let mut tokens = Tokens::new(&secret(instance, config)?);
+    for path in &config.auth.jwt_public_keys {
+        let pem = std::fs::read(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+        tokens.trust(&pem).map_err(|reason| format!("{path} (auth.jwt_public_keys): {reason}"))?;
+    }
+    Ok(tokens)
+}
+
+fn secret(instance: &Instance, config: &Config) -> Result<Vec<u8>, String> {
     if !config.auth.jwt_secret.is_empty() {
-        return Ok(Tokens::new(config.auth.jwt_secret.as_bytes()));
+        return Ok(config.auth.jwt_secret.clone().into_bytes());
     }
     let path = config.data.join(SECRET_FILE);
     let kept =
@@ -78,5 +87,5 @@ pub(crate) fn tokens(instance: &Instance, config: &Config) -> Result<Tokens, Str
             secret
         }
     };
-    Ok(Tokens::new(secret.as_bytes()))
+    Ok(secret.into_bytes())
 }

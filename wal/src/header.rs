@@ -25,7 +25,8 @@ use crate::error::Error;
 pub(crate) const SEGMENT_HEADER: usize = 4096;
 
 const MAGIC: &[u8; 8] = b"KALAMWAL";
-const VERSION: u32 = 1;
+/// The version of the file format this code writes, and the newest it reads.
+pub const VERSION: u32 = 1;
 const USED: usize = 64;
 
 /// Identifies a log.

@@ -73,6 +73,7 @@ pub use check::{CheckReport, SegmentReport, check};
 pub use clock::{Clock, SystemClock};
 pub use disk::{DirEntry, Disk, DiskFile};
 pub use error::Error;
+pub use header::VERSION as FORMAT;
 pub use log::Log;
 pub use metrics::{Histogram, Metrics};
 pub use options::{Mode, Observer, Options, Retain, SyncPolicy};

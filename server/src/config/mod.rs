@@ -65,6 +65,9 @@ pub struct Auth {
     /// Key of the HS256 signature of tokens, at least 32 bytes. Empty (the default): a random one, kept in
     /// `DATA/jwt.secret`.
     pub jwt_secret: String,
+    /// PEM files of public keys (RSA for RS256, P-256 for ES256) whose tokens are accepted besides our own.
+    #[serde(deserialize_with = "list")]
+    pub jwt_public_keys: Vec<String>,
     /// How long a token from login is good. Default 8 h.
     pub token_lifetime: Span,
     /// How long a feed token from login is good, and so the feed opened with it. Default 15 m.
@@ -127,6 +130,7 @@ impl Default for Auth {
     fn default() -> Self {
         Self {
             jwt_secret: String::new(),
+            jwt_public_keys: Vec::new(),
             token_lifetime: Span::seconds(8 * 3600),
             feed_token_lifetime: Span::seconds(15 * 60),
         }

@@ -1,4 +1,5 @@
-//! Signed tokens (JWT, HS256): made at login, presented instead of a password, revoked at logout.
+//! Signed tokens (JWT): made at login (HS256) or by somebody else whose public key is configured (RS256, ES256), presented
+//! instead of a password, revoked at logout.
 //!
 //! A token says who somebody is and until when. What they may do is looked up when it is used, so a token never grants
 //! more than the stored role. Revocations are kept in memory until the token would have ended anyway; they do not
@@ -10,7 +11,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-/// What a token of ours says. Of foreign tokens (same key, another issuer) `sub` and `exp` are needed.
+/// What a token of ours says. Of tokens made elsewhere `sub` and `exp` are needed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Claims {
     /// User id.
@@ -47,11 +48,28 @@ pub(crate) const FEED: &str = "feed";
 /// Clock difference that is forgiven to tokens made elsewhere, in seconds.
 const LEEWAY: u64 = 5;
 
+/// A key whose signatures are believed, for its one algorithm: which one to use is never the token's choice.
+struct Trusted {
+    key: DecodingKey,
+    validation: Validation,
+}
+
+impl Trusted {
+    fn new(algorithm: Algorithm, key: DecodingKey) -> Self {
+        let mut validation = Validation::new(algorithm);
+        // Times are checked below, against the database's clock.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        Self { key, validation }
+    }
+}
+
 /// Makes, checks and revokes tokens.
 pub(crate) struct Tokens {
     encoding: EncodingKey,
-    decoding: DecodingKey,
-    validation: Validation,
+    /// Our own key first, then those of others.
+    trusted: Vec<Trusted>,
     /// Revoked logins and when their tokens end.
     revoked: Mutex<HashMap<String, u64>>,
 }
@@ -59,17 +77,25 @@ pub(crate) struct Tokens {
 impl Tokens {
     /// Tokens signed with a secret.
     pub(crate) fn new(secret: &[u8]) -> Self {
-        let mut validation = Validation::new(Algorithm::HS256);
-        // Times are checked below, against the database's clock.
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        validation.required_spec_claims.clear();
         Self {
             encoding: EncodingKey::from_secret(secret),
-            decoding: DecodingKey::from_secret(secret),
-            validation,
+            trusted: vec![Trusted::new(Algorithm::HS256, DecodingKey::from_secret(secret))],
             revoked: Mutex::default(),
         }
+    }
+
+    /// Believes the tokens that the holder of a key signs, too. `pem` is an RSA public key (RS256) or one of the curve
+    /// P-256 (ES256).
+    ///
+    /// # Errors
+    /// In words, if it is neither.
+    pub(crate) fn trust(&mut self, pem: &[u8]) -> Result<(), String> {
+        let trusted = DecodingKey::from_rsa_pem(pem)
+            .map(|key| Trusted::new(Algorithm::RS256, key))
+            .or_else(|_| DecodingKey::from_ec_pem(pem).map(|key| Trusted::new(Algorithm::ES256, key)))
+            .map_err(|_| "it is not the PEM file of an RSA or P-256 public key")?;
+        self.trusted.push(trusted);
+        Ok(())
     }
 
     /// The signed text of a token.
@@ -82,7 +108,9 @@ impl Tokens {
 
     /// The claims of a token that is genuine, in its time and not revoked; `now` in seconds since 1970.
     pub(crate) fn verify(&self, token: &str, now: u64) -> Option<Claims> {
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation).ok()?.claims;
+        let genuine =
+            |trusted: &Trusted| jsonwebtoken::decode::<Claims>(token, &trusted.key, &trusted.validation).ok();
+        let claims = self.trusted.iter().find_map(genuine)?.claims;
         let begun = claims.nbf.is_none_or(|nbf| nbf <= now + LEEWAY);
         let revoked = claims.jti.as_ref().is_some_and(|jti| self.revoked.lock().contains_key(jti));
         (now < claims.exp && begun && !revoked).then_some(claims)
@@ -133,6 +161,29 @@ mod tests {
             jsonwebtoken::encode(&Header::new(Algorithm::HS256), &endless, &tokens.encoding).unwrap();
         assert_eq!(tokens.verify(&endless, 1), None);
         assert_eq!(tokens.verify("", 1), None);
+    }
+
+    #[test]
+    fn tokens_of_others_are_good_with_a_trusted_key_and_its_algorithm_only() {
+        let (rsa, ec) = (include_bytes!("testdata/rsa.pem"), include_bytes!("testdata/ec.pem"));
+        let (rsa_public, ec_public) =
+            (include_bytes!("testdata/rsa.public.pem"), include_bytes!("testdata/ec.public.pem"));
+        let signed = |algorithm, key: &EncodingKey| {
+            jsonwebtoken::encode(&Header::new(algorithm), &claims(), key).unwrap()
+        };
+        let by_rsa = signed(Algorithm::RS256, &EncodingKey::from_rsa_pem(rsa).unwrap());
+        let by_ec = signed(Algorithm::ES256, &EncodingKey::from_ec_pem(ec).unwrap());
+        let mut tokens = Tokens::new(SECRET);
+        assert_eq!((tokens.verify(&by_rsa, 1), tokens.verify(&by_ec, 1)), (None, None));
+        tokens.trust(rsa_public).unwrap();
+        assert_eq!((tokens.verify(&by_rsa, 1), tokens.verify(&by_ec, 1)), (Some(claims()), None));
+        tokens.trust(ec_public).unwrap();
+        assert_eq!(tokens.verify(&by_ec, 1), Some(claims()));
+        // A public key is no secret: signing with it as if it were one must not help.
+        let confused = signed(Algorithm::HS256, &EncodingKey::from_secret(rsa_public));
+        assert_eq!(tokens.verify(&confused, 1), None);
+        assert!(tokens.trust(b"-----BEGIN NONSENSE-----").is_err());
+        assert!(tokens.verify(&tokens.sign(&claims()).unwrap(), 1).is_some(), "our own still are");
     }
 
     #[test]
