@@ -11,6 +11,7 @@ use kalamdb_engine::{Clock, Config, Database, UserId};
 use crate::auth::{Authenticator, Identity, Role};
 use crate::error::Result;
 use crate::live::LiveQueryManager;
+use crate::opaque::Opaque;
 use crate::query::{QueryEngine, QueryOptions};
 use crate::running::Running;
 use crate::session::Session;
@@ -80,8 +81,8 @@ impl Options {
 #[derive(Debug)]
 pub struct Instance {
     database: Arc<Database>,
-    queries: QueryEngine,
-    live: LiveQueryManager,
+    queries: Opaque<QueryEngine>,
+    live: Opaque<LiveQueryManager>,
     users: Directory,
     authenticator: Authenticator,
     running: Running,
@@ -105,8 +106,8 @@ impl Instance {
         let live = LiveQueryManager::start(database.clone(), options.live);
         Ok(Arc::new(Self {
             database,
-            queries,
-            live,
+            queries: Opaque::new(queries),
+            live: Opaque::new(live),
             users,
             authenticator: Authenticator::new(),
             running: Running::default(),

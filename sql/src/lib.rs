@@ -32,6 +32,7 @@ mod instance;
 mod json;
 mod live;
 mod names;
+mod opaque;
 mod params;
 mod plan;
 mod provider;

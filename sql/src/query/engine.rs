@@ -1,6 +1,5 @@
 //! [`QueryEngine`]: what all statements of an instance share for planning and running.
 
-use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -37,9 +36,7 @@ pub(crate) struct QueryOptions {
 
 /// Functions, rules, configuration and memory of an instance's queries.
 pub(crate) struct QueryEngine {
-    /// A [`SessionState`]. Its type is hidden because the compiler proves for every future that holds an instance that
-    /// the state may cross threads, and takes seconds to look through all of DataFusion's plan types each time.
-    state: Arc<dyn Any + Send + Sync>,
+    state: SessionState,
     task: Arc<TaskContext>,
     types: Arc<EngineTypes>,
     shapes: ShapeCache,
@@ -77,18 +74,12 @@ impl QueryEngine {
             .with_type_planner(types.clone())
             .build();
         let task = state.task_ctx();
-        Ok(Self {
-            state: Arc::new(state),
-            task,
-            types,
-            shapes: ShapeCache::default(),
-            turns: Turns::default(),
-        })
+        Ok(Self { state, task, types, shapes: ShapeCache::default(), turns: Turns::default() })
     }
 
     /// Functions, rules and configuration.
     pub(crate) fn state(&self) -> &SessionState {
-        self.state.downcast_ref().expect("`new` put a SessionState there")
+        &self.state
     }
 
     /// What plans run with.

@@ -44,7 +44,8 @@ impl TableProvider for ComputedProvider {
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let rows = self.table.rows(&self.ctx).await.map_err(Error::into_datafusion)?;
-        let table = MemTable::try_new(self.table.schema(), vec![vec![rows]])?;
+        let table: Arc<dyn TableProvider> =
+            Arc::new(MemTable::try_new(self.table.schema(), vec![vec![rows]])?);
         table.scan(state, projection, filters, limit).await
     }
 }
