@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::alter::AlterTable;
 use crate::error::{Error, Result};
-use crate::ids::{NamespaceId, TableId, TableName, path_component};
+use crate::ids::{ColumnId, NamespaceId, TableId, TableName, path_component};
 use crate::schema::{SchemaDef, TableSchema};
 
 /// The namespace that unqualified names resolve in when a request names none.
@@ -202,6 +203,8 @@ pub enum Ddl {
     },
     /// Adds a table.
     CreateTable(Box<NewTable>),
+    /// Changes a table.
+    AlterTable(Box<AlterTable>),
     /// Removes a table and all its rows.
     DropTable {
         /// Which one.
@@ -218,6 +221,18 @@ pub struct Catalog {
     pub(crate) names: BTreeMap<String, BTreeMap<String, Arc<Table>>>,
     pub(crate) schemas: HashMap<TableId, BTreeMap<u32, Arc<TableSchema>>>,
     pub(crate) next_table: u64,
+    /// What writers of a table that is being altered must heed. Never durable.
+    pub(crate) guard: Option<(TableId, Guard)>,
+}
+
+/// What holds for writers while the rows of a table are looked through before a change of it; see
+/// [`crate::row_checks`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Guard {
+    /// No new row may hold NULL in these columns.
+    NotNull(Vec<ColumnId>),
+    /// No commit may touch the table.
+    Closed,
 }
 
 impl Catalog {
@@ -282,6 +297,12 @@ impl Catalog {
         let namespace = self.names.entry(table.namespace.as_str().into()).or_default();
         namespace.insert(table.name.as_str().into(), table.clone());
         table
+    }
+
+    /// Puts a changed table in the place of the one with its id.
+    pub(crate) fn replace_table(&mut self, table: Table) -> Arc<Table> {
+        self.remove_table(table.id);
+        self.add_table(table)
     }
 
     pub(crate) fn remove_table(&mut self, id: TableId) -> Option<Arc<Table>> {

@@ -11,18 +11,18 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::row::Rows as KeyRows;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parking_lot::MutexGuard;
 
-use crate::catalog::Table;
+use crate::catalog::{Catalog, Guard, Table};
 use crate::codec::record::{PartBody, Target};
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::feed::{Commit, PartitionChange};
 use crate::fit;
-use crate::ids::Seq;
+use crate::ids::{ColumnId, Seq};
 use crate::memtable::{Memtable, Slot};
 use crate::partition::{CommitState, Partition, Version};
 use crate::segment::Segment;
@@ -165,8 +165,7 @@ impl Prepared {
             let key = self.key(claim);
             // The newest segment first: at most one holds the key unsuperseded.
             for segment in self.segments.iter().rev() {
-                let found =
-                    segment.find(&self.table.schema, key, columns.as_deref().unwrap_or(&[]), claim.row)?;
+                let found = segment.find(key, columns.as_deref().unwrap_or(&[]), claim.row)?;
                 if let Some(found) = found {
                     claim.found = Some((segment.meta().id, found));
                     break;
@@ -257,10 +256,10 @@ impl Prepared {
         for place in self.superseded.iter().chain(replaced) {
             mark(version, place, seq, horizon);
         }
-        let active = &version.active;
+        let (active, schema) = (&version.active, &self.table.schema);
         // Tombstones first: a key that is deleted and inserted again by one commit ends as the live row.
         if let (Some((_, old)), Some(keys)) = (&self.body.deleted, &self.deleted) {
-            active.append_tombstones(old.rows.clone(), keys, seq, time_us)?;
+            active.append_tombstones(old.rows.clone(), schema, keys, seq, time_us)?;
             for claim in &self.claims {
                 if let Some(Slot::Tombstone(ordinal)) = active.find(self.key(claim)) {
                     active.tombstones.marks.add(ordinal, seq, horizon);
@@ -268,10 +267,39 @@ impl Prepared {
             }
         }
         if let (Some(rows), Some(keys)) = (&self.body.inserted, &self.inserted) {
-            active.append_live(rows.clone(), keys, seq, time_us)?;
+            active.append_live(rows.clone(), schema, keys, seq, time_us)?;
         }
         if let (Some((.., new)), Some(keys)) = (&self.body.updated, &self.updated) {
-            active.append_live(new.clone(), keys, seq, time_us)?;
+            active.append_live(new.clone(), schema, keys, seq, time_us)?;
+        }
+        Ok(())
+    }
+
+    /// Fails unless the table is what the catalog says, and while it is being altered if the change is in the way of
+    /// that. Under the lock.
+    fn check_table(&self, catalog: &Catalog) -> Result<()> {
+        let table = &self.table;
+        match catalog.table_by_id(table.id) {
+            None => return Err(Error::TableNotFound(table.qualified_name())),
+            Some(now) if now.schema.version() != table.schema.version() => return Err(Error::Conflict),
+            Some(_) => {}
+        }
+        match catalog.guard_of(table.id) {
+            None => Ok(()),
+            Some(Guard::Closed) => Err(Error::Conflict),
+            Some(Guard::NotNull(ids)) => self.check_not_null(ids),
+        }
+    }
+
+    fn check_not_null(&self, ids: &[ColumnId]) -> Result<()> {
+        let written = self.body.inserted.iter().chain(self.body.updated.iter().map(|(.., new)| new));
+        for rows in written {
+            for at in ids.iter().filter_map(|id| self.table.schema.position(*id)) {
+                if rows.column(at).logical_null_count() > 0 {
+                    let column = self.table.schema.columns()[at].name.clone();
+                    return Err(Error::NotNullViolation { table: self.table.qualified_name(), column });
+                }
+            }
         }
         Ok(())
     }
@@ -319,7 +347,8 @@ pub(crate) fn apply(
 ) -> Result<Option<(Seq, Answer)>> {
     let mut locks: Vec<MutexGuard<'_, CommitState>> =
         prepared.iter().map(|p| p.partition.commit.lock()).collect();
-    database.check_tables(prepared.iter().map(|p| &p.table))?;
+    let catalog = database.catalog();
+    prepared.iter().try_for_each(|p| p.check_table(&catalog))?;
     let versions: Vec<Arc<Version>> = prepared.iter().map(|p| p.partition.version()).collect();
     if prepared.iter().zip(&versions).any(|(p, version)| p.is_stale(version)) {
         return Ok(None);

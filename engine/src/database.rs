@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
-use crate::catalog::{Catalog, Table, TableKind};
+use crate::catalog::{Catalog, Guard, Table, TableKind};
 use crate::codec::record;
 use crate::commit::{self, Committed, Prepared};
 use crate::config::Config;
@@ -20,7 +20,7 @@ use crate::feed::{Feed, Hub};
 use crate::flush::{self, FlushOutcome};
 use crate::flusher::Requests;
 use crate::hot::Hot;
-use crate::ids::{PartitionId, Seq, TableId, UserId, from_path_component, path_component};
+use crate::ids::{PartitionId, Seq, UserId, from_path_component, path_component};
 use crate::partition::{Partition, Version};
 use crate::sequencer::Sequencer;
 use crate::snapshot::{Registry, Snapshot};
@@ -159,6 +159,7 @@ impl Database {
     /// Reads a partition at a snapshot; an empty view if it does not exist.
     ///
     /// # Errors
+    /// [`Error::Conflict`] if the table was altered since, and what the statement's schema has is no longer there.
     /// [`Error::PartitionDamaged`] if its files are not what was written.
     pub async fn view(
         &self,
@@ -177,9 +178,7 @@ impl Database {
     ) -> Result<PartitionView> {
         let id = PartitionId { table: table.id, user: user.cloned() };
         match self.existing_partition(table, &id)? {
-            Some(partition) => {
-                Ok(PartitionView::new(id, table.clone(), snapshot.seq(), &partition.version()))
-            }
+            Some(partition) => PartitionView::new(id, table.clone(), snapshot.seq(), &partition.version()),
             None => Ok(PartitionView::empty(id, table.clone(), snapshot.seq())),
         }
     }
@@ -214,8 +213,8 @@ impl Database {
     /// Dropping the future leaves the commit to happen or not, as a lost connection would.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if a touched row or a table was changed since the caller read it: read and try again.
-    /// [`Error::UniqueViolation`], [`Error::NotNullViolation`], [`Error::TableNotFound`], [`Error::StorageFull`]: nothing
+    /// [`Error::Conflict`] if a touched row or a table was changed since the caller read it: read and try again, with the
+    /// catalog as it is then. [`Error::UniqueViolation`], [`Error::NotNullViolation`], [`Error::TableNotFound`], [`Error::StorageFull`]: nothing
     /// was changed. [`Error::ReadOnly`]: the log failed, and the commit may or may not be there after a restart.
     /// [`Error::Overloaded`]: rows come faster than they can be flushed; nothing was changed.
     pub async fn commit(&self, writes: Vec<PartitionWrite>) -> Result<Committed> {
@@ -224,6 +223,7 @@ impl Database {
             self.requests.memory();
             self.hot.wait_below(limit, self.config.overload_wait).await?;
         }
+        self.wait_until_open(&writes).await;
         let (seq, time_us, answer) = match self.apply(writes) {
             Ok(applied) => applied,
             Err(error) => {
@@ -236,6 +236,16 @@ impl Database {
         };
         answer.await.unwrap_or(Err(Error::Closed))?;
         Ok(Committed { seq, time_us })
+    }
+
+    /// Waits while a table is closed to writers for a change that is about to take effect.
+    async fn wait_until_open(&self, writes: &[PartitionWrite]) {
+        let catalog = self.catalog.load();
+        let closed = |write: &PartitionWrite| catalog.guard_of(write.table.id) == Some(&Guard::Closed);
+        if writes.iter().any(closed) {
+            drop(catalog);
+            drop(self.ddl.lock().await);
+        }
     }
 
     fn apply(&self, writes: Vec<PartitionWrite>) -> Result<(Seq, i64, crate::sequencer::Answer)> {
@@ -277,19 +287,6 @@ impl Database {
         self.snowflakes.advance_past(Snowflakes::new(0).next(time_us + 1_000));
     }
 
-    /// Fails unless each table is what the current catalog says. Called under the partitions' locks.
-    pub(crate) fn check_tables<'a>(&self, tables: impl Iterator<Item = &'a Arc<Table>>) -> Result<()> {
-        let catalog = self.catalog.load();
-        for table in tables {
-            match catalog.table_by_id(table.id) {
-                None => return Err(Error::TableNotFound(table.qualified_name())),
-                Some(now) if now.schema.version() != table.schema.version() => return Err(Error::Conflict),
-                Some(_) => {}
-            }
-        }
-        Ok(())
-    }
-
     /// Writes a partition's hot rows to Parquet, everything applied so far included.
     ///
     /// # Errors
@@ -297,7 +294,7 @@ impl Database {
     pub async fn flush(self: &Arc<Self>, table: &Arc<Table>, user: Option<&UserId>) -> Result<FlushOutcome> {
         let id = PartitionId { table: table.id, user: user.cloned() };
         match self.existing_partition(table, &id)? {
-            Some(partition) => flush::flush(self, table, &partition).await,
+            Some(partition) => flush::flush(self, &partition).await,
             None => Ok(FlushOutcome::default()),
         }
     }
@@ -447,7 +444,9 @@ impl Database {
 
     fn load(&self, table: &Table, id: &PartitionId) -> Result<Partition> {
         let (dir, now) = (self.partition_dir(table, id), self.clock().now_micros());
-        let partition = Partition::load(id.clone(), dir, self.disk(), table.schema.version(), now)?;
+        // Not the statement's: segments may be newer than that.
+        let catalog = self.catalog();
+        let partition = Partition::load(id.clone(), dir, self.disk(), &catalog, table.schema.version(), now)?;
         let manifest = &partition.version().manifest;
         // New commits would get numbers that the manifest says it has.
         if manifest.flushed_seq > self.visible() {
@@ -480,10 +479,6 @@ impl Database {
         let next = self.sequencer.applied().min(self.sequencer.visible()) + 1;
         let keep = self.hot.first().map_or(next, |first| first.min(next));
         Ok(self.log.truncate_before(keep)?)
-    }
-
-    pub(crate) fn table_is_current(&self, id: TableId) -> bool {
-        self.catalog.load().table_by_id(id).is_some()
     }
 }
 

@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 
-use crate::catalog::{Catalog, Ddl, Namespace, NewTable, SYSTEM_NAMESPACE, Table};
+use crate::alter::{AlterTable, Altered, alter};
+use crate::catalog::{Catalog, Ddl, Namespace, NewTable, SYSTEM_NAMESPACE, Table, TableKind};
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::ids::{NamespaceId, Seq, TableId};
 use crate::read::live_rows;
+use crate::row_checks::RowsNeeded;
 use crate::schema::TableSchema;
 use crate::system::{self, Cell, Row};
 use crate::write::{Changed, OldRows, PartitionWrite, Removed};
@@ -25,7 +27,7 @@ const RETRIES: usize = 20;
 pub struct DdlOutcome {
     /// The commit that made it.
     pub seq: Seq,
-    /// The table created or dropped, if it was one.
+    /// The table created, altered (as it is now) or dropped, if it was one.
     pub table: Option<Arc<Table>>,
 }
 
@@ -37,6 +39,8 @@ struct Plan {
     delete: Vec<(TableId, RowTest)>,
     dropped: Vec<Arc<Table>>,
     table: Option<Arc<Table>>,
+    /// What must be true of the rows of a table that is altered.
+    needs: Option<(Arc<Table>, RowsNeeded)>,
 }
 
 type RowTest = Box<dyn Fn(Row<'_>) -> Result<bool> + Send>;
@@ -46,7 +50,8 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::AlreadyExists`], [`Error::NamespaceNotFound`], [`Error::TableNotFound`], [`Error::InUse`],
-    /// [`Error::InvalidSchema`], or what [`Database::commit`] says; nothing was changed then.
+    /// [`Error::InvalidSchema`], or what [`Database::commit`] says; nothing was changed then. Of `AlterTable` also
+    /// [`Error::Conflict`] if the table has changed since, [`Error::NotNullViolation`] if its rows do not allow it.
     pub async fn ddl(self: &Arc<Self>, change: Ddl) -> Result<DdlOutcome> {
         let database = self.clone();
         // A task of its own: a caller that goes away between the commit and the swap must not keep the swap from coming.
@@ -58,6 +63,14 @@ impl Database {
         let _open = self.stay_open().await?;
         let _one_at_a_time = self.ddl.lock().await;
         let plan = self.plan(change)?;
+        if plan.is_nothing() {
+            return Ok(DdlOutcome { seq: self.visible(), table: plan.table });
+        }
+        // Until the swap, or until nothing comes of the change.
+        let _guard = match &plan.needs {
+            Some((table, needed)) => Some(self.check_rows(table, needed).await?),
+            None => None,
+        };
         let mut tries = 0;
         let committed = loop {
             match self.commit(self.system_writes(&plan)?).await {
@@ -86,6 +99,7 @@ impl Database {
             delete: Vec::new(),
             dropped: Vec::new(),
             table: None,
+            needs: None,
         };
         match change {
             Ddl::CreateNamespace { name, options } => plan.create_namespace(name, options, now)?,
@@ -99,6 +113,7 @@ impl Database {
                     .map_err(|e| Error::io(format!("look for {}", dir.display()), e))?;
                 plan.create_table(*table, taken, now)?;
             }
+            Ddl::AlterTable(wanted) => plan.alter_table(*wanted, now)?,
             Ddl::DropTable { id } => plan.drop_table(id)?,
         }
         Ok(plan)
@@ -265,10 +280,41 @@ impl Plan {
         Ok(())
     }
 
+    fn alter_table(&mut self, wanted: AlterTable, now: i64) -> Result<()> {
+        let id = wanted.id;
+        let before = self.next.table_by_id(id).ok_or_else(|| Error::TableNotFound(id.to_string()))?.clone();
+        if before.kind == TableKind::System {
+            let (name, users) = (before.qualified_name(), "the database itself".into());
+            return Err(Error::InUse { what: "table", name, users });
+        }
+        let Altered { table, words, new_version, needed } = alter(&before, wanted, now)?;
+        if table.name != before.name
+            && self.next.table(table.namespace.as_str(), table.name.as_str()).is_some()
+        {
+            return Err(Error::AlreadyExists { what: "table", name: table.qualified_name() });
+        }
+        if words.is_empty() {
+            self.table = Some(before);
+            return Ok(());
+        }
+        if new_version {
+            let row = system::schema_row(id, &table.schema, &words.join(", "), now)?;
+            self.insert.push((system::TABLE_SCHEMAS, row));
+        }
+        self.update.push((system::TABLES, table_test(id), system::table_row(&table)?));
+        self.table = Some(self.next.replace_table(table));
+        self.needs = (!needed.is_nothing()).then_some((before, needed));
+        Ok(())
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.insert.is_empty() && self.update.is_empty() && self.delete.is_empty()
+    }
+
     /// The schema rows stay, so that the log can be read and the id is not given again.
     fn drop_table(&mut self, id: TableId) -> Result<()> {
         let table = self.next.remove_table(id).ok_or_else(|| Error::TableNotFound(id.to_string()))?;
-        self.delete.push((system::TABLES, Box::new(move |row| Ok(row.int("table_id")? == id.0 as i64))));
+        self.delete.push((system::TABLES, table_test(id)));
         self.dropped.push(table.clone());
         self.table = Some(table);
         Ok(())
@@ -278,6 +324,10 @@ impl Plan {
         let namespace = self.next.namespace(name.as_str());
         namespace.map(|n| Namespace::clone(n)).ok_or_else(|| Error::NamespaceNotFound(name.to_string()))
     }
+}
+
+fn table_test(id: TableId) -> RowTest {
+    Box::new(move |row| Ok(row.int("table_id")? == id.0 as i64))
 }
 
 fn namespace_test(name: &NamespaceId) -> RowTest {

@@ -71,38 +71,36 @@ struct Sorting {
 /// # Errors
 /// [`Error::StorageFull`] and other I/O errors: the rows stay in memory and in the log, and the next flush tries again.
 /// [`Error::PartitionDamaged`], [`Error::Closed`].
-pub(crate) async fn flush(
-    database: &Arc<Database>,
-    table: &Arc<Table>,
-    partition: &Arc<Partition>,
-) -> Result<FlushOutcome> {
-    let (database, table, partition) = (database.clone(), table.clone(), partition.clone());
+pub(crate) async fn flush(database: &Arc<Database>, partition: &Arc<Partition>) -> Result<FlushOutcome> {
+    let (database, partition) = (database.clone(), partition.clone());
     // A task of its own: dropped halfway, it would give up its locks while its files are still being written.
-    let task = tokio::spawn(async move { flush_all(&database, &table, &partition).await });
+    let task = tokio::spawn(async move { flush_all(&database, &partition).await });
     task.await.unwrap_or_else(|e| Err(Error::internal("flush", e)))
 }
 
-async fn flush_all(
-    database: &Arc<Database>,
-    table: &Arc<Table>,
-    partition: &Arc<Partition>,
-) -> Result<FlushOutcome> {
+async fn flush_all(database: &Arc<Database>, partition: &Arc<Partition>) -> Result<FlushOutcome> {
     let _open = database.stay_open().await?;
     let _one_at_a_time = partition.flushing.lock().await;
     // Whatever comes of this one, the next that is due is a new request.
     partition.flush_requested.store(false, Ordering::Release);
     let mut outcome = FlushOutcome::default();
-    if !database.table_is_current(table.id) {
-        // Dropped meanwhile: its directory must not come back.
+    // Not there if it was dropped meanwhile: its directory must not come back.
+    let table = || database.catalog().table_by_id(partition.id.table).cloned();
+    if table().is_none() {
         return Ok(outcome);
     }
     partition.check_open()?;
-    // A flush that failed left its memtable frozen; it goes first.
-    if let Some(frozen) = partition.version().frozen.clone() {
-        outcome.add(flush_frozen(database, table, partition, frozen).await?);
+    // A flush that failed left its memtable frozen; it goes first. The schema to write is looked up once it is frozen: no
+    // row in it is of a later version.
+    if let Some(frozen) = partition.version().frozen.clone()
+        && let Some(table) = table()
+    {
+        outcome.add(flush_frozen(database, &table, partition, frozen).await?);
     }
-    if let Some(frozen) = freeze(database, partition) {
-        outcome.add(flush_frozen(database, table, partition, frozen).await?);
+    if let Some(frozen) = freeze(database, partition)
+        && let Some(table) = table()
+    {
+        outcome.add(flush_frozen(database, &table, partition, frozen).await?);
     }
     outcome.flushed_seq = partition.version().manifest.flushed_seq;
     Ok(outcome)
@@ -223,7 +221,8 @@ fn prepare(
     outcome.add(FlushOutcome { rows: meta.rows, bytes: meta.bytes, segments: 1, flushed_seq: 0 });
     manifest.segments.push(meta.clone());
     let (id, disk, damage) = (partition.id.clone(), database.disk().clone(), partition.damage.clone());
-    let segment = Arc::new(Segment::new(meta, Marks::default(), id, &partition.dir, disk, damage));
+    let (schema, dir) = (table.schema.clone(), &partition.dir);
+    let segment = Arc::new(Segment::new(meta, schema, Marks::default(), id, dir, disk, damage));
     Ok(Attempt { manifest, segment: Some(segment), sorting: sorted.sorting, outcome, replaced })
 }
 
@@ -293,7 +292,7 @@ struct Sorted<'a> {
 
 impl<'a> Sorted<'a> {
     fn new(table: &Table, store: &'a Rows, boundary: Seq, horizon: Seq) -> Result<Self> {
-        let visible = store.visible(boundary);
+        let visible = store.visible(boundary, &table.schema)?;
         // The pin keeps marks after the horizon from being folded, so none of them moves between these two calls.
         let gone = store.marks.at(horizon);
         let kept = store.marks.after(horizon).into_iter().filter(|(seq, _)| *seq <= boundary);

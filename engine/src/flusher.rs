@@ -152,7 +152,7 @@ async fn flush_one(database: &Arc<Database>, id: &PartitionId) -> bool {
     let catalog = database.catalog();
     let Some(table) = catalog.table_by_id(id.table) else { return false };
     let flushed = match database.partition(table, id) {
-        Ok(partition) => flush::flush(database, table, &partition).await,
+        Ok(partition) => flush::flush(database, &partition).await,
         Err(error) => Err(error),
     };
     match flushed {

@@ -7,6 +7,7 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+pub mod alter;
 pub mod catalog;
 pub mod codec;
 pub mod commit;
@@ -27,8 +28,10 @@ pub mod marks;
 pub mod memtable;
 pub mod offline;
 pub mod partition;
+pub mod project;
 pub mod read;
 mod recovery;
+mod row_checks;
 pub mod rows;
 mod schema;
 pub mod segment;
@@ -40,8 +43,10 @@ pub mod system;
 mod transaction;
 mod types;
 mod view;
+mod widen;
 mod write;
 
+pub use alter::{AlterTable, NewColumn, TableChange};
 pub use arrow;
 pub use catalog::{
     Access, Catalog, DEFAULT_NAMESPACE, Ddl, Namespace, NewTable, SYSTEM_NAMESPACE, Table, TableKind,
@@ -71,4 +76,5 @@ pub use stats::{Bound, ColumnStats};
 pub use transaction::Transaction;
 pub use types::{DataType, TIMEZONE, TYPE_METADATA_KEY};
 pub use view::{ChunkView, PartitionView, RowsChunk, SegmentChunk};
+pub use widen::{is_widening, widenings};
 pub use write::{Changed, OldRows, PartitionWrite, Removed};

@@ -3,8 +3,8 @@
 //! A memtable is written under its partition's commit lock and read by anybody. It is replaced as a whole by a flush,
 //! so an address in it names its generation too.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use arrow::row::Rows as KeyRows;
@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use crate::error::Result;
 use crate::ids::Seq;
 use crate::rows::Rows;
+use crate::schema::TableSchema;
 
 /// A primary key in its order-preserving byte encoding.
 pub type Key = SmallVec<[u8; 24]>;
@@ -119,8 +120,15 @@ impl Memtable {
     }
 
     /// Appends live rows under their keys.
-    pub fn append_live(&self, rows: RecordBatch, keys: &KeyRows, seq: Seq, time_us: i64) -> Result<()> {
-        let first = self.live.append(rows, seq, time_us)?;
+    pub fn append_live(
+        &self,
+        rows: RecordBatch,
+        schema: &Arc<TableSchema>,
+        keys: &KeyRows,
+        seq: Seq,
+        time_us: i64,
+    ) -> Result<()> {
+        let first = self.live.append(rows, schema, seq, time_us)?;
         let mut index = self.keys.write();
         index.reserve(keys.num_rows());
         for (at, key) in keys.iter().enumerate() {
@@ -130,8 +138,15 @@ impl Memtable {
     }
 
     /// Appends tombstones under their keys.
-    pub fn append_tombstones(&self, rows: RecordBatch, keys: &KeyRows, seq: Seq, time_us: i64) -> Result<()> {
-        let first = self.tombstones.append(rows, seq, time_us)?;
+    pub fn append_tombstones(
+        &self,
+        rows: RecordBatch,
+        schema: &Arc<TableSchema>,
+        keys: &KeyRows,
+        seq: Seq,
+        time_us: i64,
+    ) -> Result<()> {
+        let first = self.tombstones.append(rows, schema, seq, time_us)?;
         let mut index = self.keys.write();
         for (at, key) in keys.iter().enumerate() {
             index.insert(Key::from_slice(key.as_ref()), Slot::Tombstone(first + at as u32));

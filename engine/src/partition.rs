@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use kalamdb_wal::{Disk, durable};
 use parking_lot::Mutex;
 
+use crate::catalog::Catalog;
 use crate::delete_vector;
 use crate::error::{Error, Result};
 use crate::ids::{PartitionId, Seq};
@@ -103,7 +104,7 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// Loads a partition from its directory, or begins an empty one if there is none.
+    /// Loads a partition from its directory, or begins an empty one, of that schema version, if there is none.
     ///
     /// # Errors
     /// [`Error::PartitionDamaged`] if what is there is not what was written.
@@ -111,6 +112,7 @@ impl Partition {
         id: PartitionId,
         dir: PathBuf,
         disk: &Arc<dyn Disk>,
+        catalog: &Catalog,
         schema_version: u32,
         now: i64,
     ) -> Result<Self> {
@@ -132,7 +134,11 @@ impl Partition {
         let segments = manifest.segments.iter().map(|meta| {
             check_size(disk.as_ref(), &dir, meta).map_err(damaged)?;
             let marks = load_marks(disk.as_ref(), &dir, meta).map_err(damaged)?;
-            Ok(Arc::new(Segment::new(meta.clone(), marks, id.clone(), &dir, disk.clone(), damage.clone())))
+            let schema = catalog.schema_at(id.table, meta.schema_version).cloned().ok_or_else(|| {
+                damaged(format!("{}: schema version {} is not known", meta.path, meta.schema_version))
+            })?;
+            let (id, disk, damage) = (id.clone(), disk.clone(), damage.clone());
+            Ok(Arc::new(Segment::new(meta.clone(), schema, marks, id, &dir, disk, damage)))
         });
         let version = Version {
             segments: segments.collect::<Result<_>>()?,

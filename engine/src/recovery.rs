@@ -187,7 +187,7 @@ fn replay(
         let schema = catalog.schema_at(id.table, commit.part.schema_version).cloned();
         let schema = schema
             .ok_or_else(|| Error::Corrupt(format!("no schema version {}", commit.part.schema_version)))?;
-        let body = commit.part.decode(&schema)?;
+        let body = commit.part.decode(&schema)?.project(&schema, &table.schema)?;
         apply(table, &version, &body, commit.seq, commit.time_us)?;
         partition.commit.lock().last_seq = commit.seq;
         partition.note_hot(commit.time_us);
@@ -213,18 +213,18 @@ fn apply(table: &Table, version: &Version, body: &PartBody, seq: Seq, time_us: i
         let keys = keys(table, &old.rows)?;
         let columns = key_columns(table, &old.rows);
         for (at, target) in targets.iter().enumerate() {
-            let place = resolve(table, version, target, keys.row(at).data(), &columns, at)?;
+            let place = resolve(version, target, keys.row(at).data(), &columns, at)?;
             mark(version, &place, seq, seq);
         }
     }
     let active = &version.active;
     if let Some((_, old)) = &body.deleted {
-        active.append_tombstones(old.rows.clone(), &keys(table, &old.rows)?, seq, time_us)?;
+        active.append_tombstones(old.rows.clone(), &table.schema, &keys(table, &old.rows)?, seq, time_us)?;
     }
     for rows in body.inserted.iter().chain(body.updated.iter().map(|(.., new)| new)) {
         let keys = keys(table, rows)?;
         replace_tombstones(table, version, rows, &keys, seq)?;
-        active.append_live(rows.clone(), &keys, seq, time_us)?;
+        active.append_live(rows.clone(), &table.schema, &keys, seq, time_us)?;
     }
     Ok(())
 }
@@ -243,9 +243,7 @@ fn replace_tombstones(
     for at in 0..keys.num_rows() {
         let key = keys.row(at).data();
         let found = match last {
-            Some(segment) if version.active.find(key).is_none() => {
-                segment.find(&table.schema, key, &columns, at)?
-            }
+            Some(segment) if version.active.find(key).is_none() => segment.find(key, &columns, at)?,
             _ => None,
         };
         let found = found
@@ -261,14 +259,7 @@ fn replace_tombstones(
 }
 
 /// Where a superseded row is now: where the record says, or where its key is if a flush moved it since.
-fn resolve(
-    table: &Table,
-    version: &Version,
-    target: &Target,
-    key: &[u8],
-    columns: &[ArrayRef],
-    at: usize,
-) -> Result<Place> {
+fn resolve(version: &Version, target: &Target, key: &[u8], columns: &[ArrayRef], at: usize) -> Result<Place> {
     let generation = version.active.generation;
     let there = match *target {
         Target::Live { seq, index } => {
@@ -286,7 +277,7 @@ fn resolve(
     }
     let mut found = None;
     for segment in version.segments.iter().rev() {
-        if let Some(hit) = segment.find(&table.schema, key, columns, at)? {
+        if let Some(hit) = segment.find(key, columns, at)? {
             found = Some((segment.meta().id, hit));
             break;
         }

@@ -2,7 +2,8 @@
 //!
 //! A row is named by its ordinal, the count of rows appended before it, which never changes: small chunks are merged
 //! into larger ones as they gather (each row is copied at most three times), and a merge moves no ordinal. A merged or
-//! full chunk is never touched again, so readers share it.
+//! full chunk is not merged again, so readers share it. Chunks keep the schema version they were written with; the first
+//! reader with a newer one puts chunks of that version in their place.
 
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ use parking_lot::RwLock;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::marks::Marks;
+use crate::project::Projection;
+use crate::schema::TableSchema;
 
 /// Chunks smaller than a power of this are merged once their sum reaches that power.
 const FAN_IN: usize = 16;
@@ -24,6 +27,8 @@ const FULL: usize = FAN_IN * FAN_IN * FAN_IN;
 pub struct Chunk {
     /// The ordinal of its first row.
     pub first: u32,
+    /// The schema version of the rows.
+    pub schema: Arc<TableSchema>,
     /// The rows, declared columns only.
     pub batch: RecordBatch,
 }
@@ -72,11 +77,18 @@ pub struct VisibleRows {
 }
 
 impl Rows {
-    /// Appends the rows of commit `seq`, which is newer than all before. Returns the first ordinal.
+    /// Appends the rows of commit `seq`, which is newer than all before. Returns the first ordinal. Schema versions never
+    /// go back.
     ///
     /// # Errors
     /// [`Error::Overloaded`] if there are more rows than ordinals; see [`Rows::has_room`].
-    pub fn append(&self, batch: RecordBatch, seq: Seq, time_us: i64) -> Result<u32> {
+    pub fn append(
+        &self,
+        batch: RecordBatch,
+        schema: &Arc<TableSchema>,
+        seq: Seq,
+        time_us: i64,
+    ) -> Result<u32> {
         let mut inner = self.inner.write();
         let first = inner.rows;
         let count =
@@ -87,7 +99,7 @@ impl Rows {
         }
         inner.bytes += batch.get_array_memory_size() + size_of::<CommitRange>();
         inner.rows = rows;
-        inner.chunks.push(Arc::new(Chunk { first, batch }));
+        inner.chunks.push(Arc::new(Chunk { first, schema: schema.clone(), batch }));
         inner.merge_tail();
         Ok(first)
     }
@@ -117,8 +129,30 @@ impl Rows {
         self.inner.read().commits.first().map(|c| c.seq)
     }
 
-    /// The rows visible at a snapshot.
-    pub fn visible(&self, snapshot: Seq) -> VisibleRows {
+    /// The rows visible at a snapshot, in chunks of one schema version.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if rows are newer than the schema and do not fit it.
+    pub fn visible(&self, snapshot: Seq, schema: &Arc<TableSchema>) -> Result<VisibleRows> {
+        let mut visible = self.chunks_at(snapshot);
+        let mut older = Vec::new();
+        for chunk in &mut visible.chunks {
+            if let Some(projection) = Projection::new(&chunk.schema, schema)? {
+                let batch = projection.apply(&chunk.batch)?;
+                let projected = Arc::new(Chunk { first: chunk.first, schema: schema.clone(), batch });
+                let replaced = std::mem::replace(chunk, projected.clone());
+                if replaced.schema.version() < schema.version() {
+                    older.push((replaced, projected));
+                }
+            }
+        }
+        if !older.is_empty() {
+            self.inner.write().replace(older);
+        }
+        Ok(visible)
+    }
+
+    fn chunks_at(&self, snapshot: Seq) -> VisibleRows {
         let inner = self.inner.read();
         let newer = inner.commits.partition_point(|c| c.seq <= snapshot);
         let rows = inner.commits.get(newer).map_or(inner.rows, |c| c.first);
@@ -160,11 +194,27 @@ impl Rows {
 }
 
 impl Inner {
-    /// Merges the chunks at the end whose rows together fill the next size, smallest size first.
+    /// Puts chunks that a reader brought to a newer schema version in the place of the old ones, so that it is done once.
+    fn replace(&mut self, chunks: Vec<(Arc<Chunk>, Arc<Chunk>)>) {
+        for (old, new) in chunks {
+            // It may have been merged, or replaced by another reader, since.
+            let at = self.chunks.partition_point(|c| c.first < old.first);
+            if let Some(chunk) = self.chunks.get_mut(at).filter(|chunk| Arc::ptr_eq(chunk, &old)) {
+                let (before, after) = (old.batch.get_array_memory_size(), new.batch.get_array_memory_size());
+                self.bytes = (self.bytes + after).saturating_sub(before);
+                *chunk = new;
+            }
+        }
+    }
+
+    /// Merges the chunks at the end whose rows together fill the next size, smallest size first. Only those of one schema
+    /// version: others wait until a reader brings them to it.
     fn merge_tail(&mut self) {
+        let Some(version) = self.chunks.last().map(|chunk| chunk.schema.version()) else { return };
         let mut size = FAN_IN;
         while size <= FULL {
-            let small = self.chunks.iter().rev().take_while(|c| c.batch.num_rows() < size);
+            let mergeable = |c: &&Arc<Chunk>| c.batch.num_rows() < size && c.schema.version() == version;
+            let small = self.chunks.iter().rev().take_while(mergeable);
             let (count, total) = small.fold((0, 0), |(n, rows), c| (n + 1, rows + c.batch.num_rows()));
             if total >= size && count > 1 {
                 let from = self.chunks.len() - count;
@@ -186,7 +236,7 @@ fn merge(chunks: &[Arc<Chunk>]) -> Result<Chunk> {
         .map_err(|e| Error::internal("merge chunks", e))?;
     let columns = merged.columns().iter().map(compacted).collect();
     let batch = RecordBatch::try_new(schema, columns).map_err(|e| Error::internal("merge chunks", e))?;
-    Ok(Chunk { first: chunks[0].first, batch })
+    Ok(Chunk { first: chunks[0].first, schema: chunks[0].schema.clone(), batch })
 }
 
 /// A view array after `concat` still refers to every buffer of its parts; this copies what is used into one.

@@ -1,11 +1,14 @@
 //! A table's columns at one version, with everything derived from them built once.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType as ArrowType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::row::{RowConverter, SortField};
 use serde::{Deserialize, Serialize};
 
+use crate::codec::columns::{decode_value, encode_value};
 use crate::error::{Error, Result};
 use crate::ids::ColumnId;
 use crate::types::{DataType, TIMEZONE};
@@ -41,6 +44,50 @@ pub struct Column {
     /// True if only the database itself may read it (password hashes): no query can name it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub secret: bool,
+    /// What rows written before the column was added hold, as [`Column::with_initial`] encodes it; absent for NULL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial: Option<String>,
+    /// True if the column became NOT NULL after it was created: every row that is visible now has a value, but old
+    /// versions and deleted rows may hold NULL, so the stored type stays nullable.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held_nulls: bool,
+    /// The types it had before, oldest first: an old value becomes each of them in turn, so that what a reader gets
+    /// does not depend on when the row was rewritten.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_types: Vec<DataType>,
+}
+
+impl Column {
+    /// A nullable column without a default.
+    pub fn new(id: ColumnId, name: impl Into<String>, data_type: DataType) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            data_type,
+            nullable: true,
+            default: None,
+            generated: false,
+            secret: false,
+            initial: None,
+            held_nulls: false,
+            former_types: Vec::new(),
+        }
+    }
+
+    /// The same with the value, an array of one row, that rows written before the column was added hold.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the array is not one value of the column's type.
+    pub fn with_initial(mut self, value: Option<&ArrayRef>) -> Result<Self> {
+        let value = value.filter(|value| value.logical_null_count() == 0);
+        self.initial = value.map(|value| encode_value(value, &self.data_type.arrow())).transpose()?;
+        Ok(self)
+    }
+
+    /// Whether NULL may be found in stored rows; a wider question than whether one may be written.
+    pub fn may_hold_nulls(&self) -> bool {
+        self.nullable || self.held_nulls
+    }
 }
 
 /// The stored part of a schema; [`TableSchema`] adds what is derived.
@@ -63,6 +110,8 @@ pub struct SchemaDef {
 #[derive(Debug)]
 pub struct TableSchema {
     def: SchemaDef,
+    by_id: HashMap<ColumnId, usize>,
+    initial: Vec<Option<ArrayRef>>,
     key_indices: Vec<usize>,
     rows: SchemaRef,
     storage: SchemaRef,
@@ -73,16 +122,23 @@ impl TableSchema {
     /// Validates a definition and derives the Arrow schemas.
     ///
     /// # Errors
-    /// [`Error::InvalidSchema`] for no or too many columns, duplicate or reserved names, or a bad key.
+    /// [`Error::InvalidSchema`] for no or too many columns, duplicate or reserved names, or a bad key;
+    /// [`Error::Corrupt`] for a stored value that is none of its column's type.
     pub fn new(def: SchemaDef) -> Result<Arc<Self>> {
         validate(&def)?;
         let key_indices = key_indices(&def)?;
-        let fields: Vec<Field> = def.columns.iter().map(|c| c.data_type.field(&c.name, c.nullable)).collect();
+        let fields: Vec<Field> =
+            def.columns.iter().map(|c| c.data_type.field(&c.name, c.may_hold_nulls())).collect();
+        let initial = def.columns.iter().zip(&fields).map(|(column, field)| {
+            column.initial.as_deref().map(|text| decode_value(text, field.data_type())).transpose()
+        });
         let mut stored = fields.clone();
         stored.extend(system_fields());
         let sort = key_indices.iter().map(|&i| SortField::new(fields[i].data_type().clone())).collect();
         let keys = RowConverter::new(sort).map_err(|e| Error::InvalidSchema(format!("primary key: {e}")))?;
         Ok(Arc::new(Self {
+            by_id: def.columns.iter().enumerate().map(|(at, column)| (column.id, at)).collect(),
+            initial: initial.collect::<Result<_>>()?,
             def,
             key_indices,
             rows: Arc::new(Schema::new(fields)),
@@ -111,12 +167,23 @@ impl TableSchema {
         self.def.columns.iter().position(|c| c.name == name)
     }
 
+    /// A column's position by identity.
+    pub fn position(&self, id: ColumnId) -> Option<usize> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// What rows hold in the column at a position that were written before it was added: one value, or `None` for NULL.
+    pub fn initial(&self, at: usize) -> Option<&ArrayRef> {
+        self.initial.get(at)?.as_ref()
+    }
+
     /// The positions of the key columns, in key order.
     pub fn key_indices(&self) -> &[usize] {
         &self.key_indices
     }
 
-    /// The Arrow schema of a row: the declared columns alone.
+    /// The Arrow schema of a row: the declared columns alone. A field is nullable if stored rows may hold NULL, see
+    /// [`Column::may_hold_nulls`].
     pub fn rows(&self) -> &SchemaRef {
         &self.rows
     }
@@ -149,7 +216,11 @@ fn validate(def: &SchemaDef) -> Result<()> {
         return Err(Error::InvalidSchema(format!("a table can have at most {MAX_COLUMNS} columns")));
     }
     let mut names = std::collections::HashSet::new();
+    let mut ids = std::collections::HashSet::new();
     for column in &def.columns {
+        if column.id.0 >= def.next_column_id || !ids.insert(column.id) {
+            return Err(Error::InvalidSchema(format!("column {:?} has no identity of its own", column.name)));
+        }
         if column.name.is_empty() || column.name.len() > 128 || column.name.chars().any(char::is_control) {
             return Err(Error::InvalidSchema(format!("{:?} is not a usable column name", column.name)));
         }

@@ -9,6 +9,7 @@ use arrow::datatypes::{
 use serde::{Deserialize, Serialize};
 
 use crate::ids::ColumnId;
+use crate::types::DataType as ColumnType;
 
 /// Text longer than this is not kept as a bound.
 const MAX_TEXT: usize = 64;
@@ -40,6 +41,45 @@ pub struct ColumnStats {
     /// Upper bound of the values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<Bound>,
+}
+
+impl ColumnStats {
+    /// What is known of a column that the rows do not have, of which each therefore shows its initial value, or NULL.
+    pub(crate) fn of_initial(id: ColumnId, initial: Option<&ArrayRef>, rows: u64) -> Self {
+        let mut gather = Gather::new(id);
+        match initial {
+            Some(value) => gather.update(value),
+            None => gather.stats.null_count = rows,
+        }
+        gather.finish()
+    }
+
+    /// The same for the values that widening makes of these; bounds of types that order otherwise say nothing.
+    pub(crate) fn widened(&self, from: &ColumnType, to: &ColumnType) -> Self {
+        let bound = |bound: &Option<Bound>| bound.as_ref().and_then(|bound| bound.widened(from, to));
+        Self { id: self.id, null_count: self.null_count, min: bound(&self.min), max: bound(&self.max) }
+    }
+}
+
+impl Bound {
+    fn widened(&self, from: &ColumnType, to: &ColumnType) -> Option<Self> {
+        use ColumnType::*;
+        /// Microseconds.
+        const DAY: i64 = 86_400_000_000;
+        let scaled =
+            |value: i64, digits: u8| Some(Self::Int(value.checked_mul(10i64.checked_pow(digits.into())?)?));
+        match (from, to, self) {
+            (SmallInt | Int, Int | BigInt, bound) | (Float, Double, bound) => Some(bound.clone()),
+            // Exact: these have at most 32 bits.
+            (SmallInt | Int, Float | Double, Self::Int(value)) => Some(Self::Float(*value as f64)),
+            (SmallInt | Int | BigInt, Decimal { scale, .. }, Self::Int(value)) => scaled(*value, *scale),
+            (Decimal { scale: s1, .. }, Decimal { scale: s2, .. }, Self::Int(value)) => {
+                scaled(*value, s2.checked_sub(*s1)?)
+            }
+            (Date, Timestamp, Self::Int(days)) => days.checked_mul(DAY).map(Self::Int),
+            _ => None,
+        }
+    }
 }
 
 /// Gathers [`ColumnStats`] from batches.

@@ -193,7 +193,7 @@ fn column(id: ColumnId, name: &str, spec: &str) -> Column {
         _ => DataType::Text,
     };
     let (nullable, secret) = (!spec.contains('!'), spec.contains('*'));
-    Column { id, name: name.into(), data_type, nullable, default: None, generated: false, secret }
+    Column { nullable, secret, ..Column::new(id, name, data_type) }
 }
 
 /// One value of a system row.

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::ids::{PartitionId, Seq};
 use crate::memtable::{Memtable, Moved};
 use crate::partition::Version;
+use crate::project::Projection;
 use crate::rows::Rows;
 use crate::segment::Segment;
 use crate::types::TIMEZONE;
@@ -210,9 +211,18 @@ impl PartitionView {
         Self { partition, table, seq, chunks: Vec::new() }
     }
 
-    pub(crate) fn new(partition: PartitionId, table: Arc<Table>, seq: Seq, version: &Version) -> Self {
+    /// # Errors
+    /// [`Error::Conflict`] if rows are newer than the table's schema and do not fit it.
+    pub(crate) fn new(
+        partition: PartitionId,
+        table: Arc<Table>,
+        seq: Seq,
+        version: &Version,
+    ) -> Result<Self> {
         let mut chunks = Vec::with_capacity(version.segments.len() + 8);
         for segment in version.segments.iter() {
+            // Whoever reads it will project it; that it can be done is known from here on.
+            Projection::new(segment.schema(), &table.schema)?;
             let newer_than_snapshot = segment.meta().max_seq > seq;
             let hidden = segment.marks.at(seq);
             chunks.push(ChunkView::Segment(SegmentChunk {
@@ -223,18 +233,36 @@ impl PartitionView {
         }
         let frozen = version.frozen.iter().map(|f| &f.memtable);
         for memtable in frozen.chain(std::iter::once(&version.active)) {
-            add_rows(&mut chunks, memtable, false, seq);
-            add_rows(&mut chunks, memtable, true, seq);
+            add_rows(&mut chunks, memtable, &table, false, seq)?;
+            add_rows(&mut chunks, memtable, &table, true, seq)?;
         }
-        Self { partition, table, seq, chunks }
+        Ok(Self { partition, table, seq, chunks })
+    }
+
+    /// True if a row is visible that is not deleted.
+    pub(crate) fn has_live_rows(&self) -> bool {
+        self.chunks.iter().any(|chunk| match chunk {
+            ChunkView::Rows(rows) => !rows.tombstones && rows.hidden_rows() < rows.rows.num_rows() as u64,
+            ChunkView::Segment(chunk) => {
+                let live = chunk.segment.meta().live_rows();
+                chunk.hidden.as_ref().map_or(0, |hidden| hidden.range_cardinality(0..live as u32)) < live
+            }
+        })
     }
 
     /// The same with more rows hidden, and with all rows of `own` behind; `hidden` says of both which are superseded.
     /// Addresses stay what they were.
-    pub(crate) fn with_changes(&self, hidden: HashMap<Source, RoaringBitmap>, own: &Arc<Memtable>) -> Self {
+    ///
+    /// # Errors
+    /// None if `own` has rows of the view's schema version.
+    pub(crate) fn with_changes(
+        &self,
+        hidden: HashMap<Source, RoaringBitmap>,
+        own: &Arc<Memtable>,
+    ) -> Result<Self> {
         let mut chunks = self.chunks.clone();
-        add_rows(&mut chunks, own, false, Seq::MAX);
-        add_rows(&mut chunks, own, true, Seq::MAX);
+        add_rows(&mut chunks, own, &self.table, false, Seq::MAX)?;
+        add_rows(&mut chunks, own, &self.table, true, Seq::MAX)?;
         let mut merged: HashMap<Source, Arc<RoaringBitmap>> = HashMap::new();
         for chunk in &mut chunks {
             let source = chunk.source();
@@ -246,7 +274,8 @@ impl PartitionView {
             });
             *before = Some(all.clone());
         }
-        Self { partition: self.partition.clone(), table: self.table.clone(), seq: self.seq, chunks }
+        let (partition, table) = (self.partition.clone(), self.table.clone());
+        Ok(Self { partition, table, seq: self.seq, chunks })
     }
 
     /// A memtable that the view has rows of.
@@ -265,11 +294,17 @@ impl PartitionView {
     }
 }
 
-fn add_rows(chunks: &mut Vec<ChunkView>, memtable: &Arc<Memtable>, tombstones: bool, seq: Seq) {
+fn add_rows(
+    chunks: &mut Vec<ChunkView>,
+    memtable: &Arc<Memtable>,
+    table: &Table,
+    tombstones: bool,
+    seq: Seq,
+) -> Result<()> {
     let store = if tombstones { &memtable.tombstones } else { &memtable.live };
-    let visible = store.visible(seq);
+    let visible = store.visible(seq, &table.schema)?;
     if visible.rows == 0 {
-        return;
+        return Ok(());
     }
     // Rows and marks are read one after the other, yet fit together: both are cut at the same commit.
     let hidden = store.marks.at(seq);
@@ -281,4 +316,5 @@ fn add_rows(chunks: &mut Vec<ChunkView>, memtable: &Arc<Memtable>, tombstones: b
         let (hidden, memtable) = (hidden.clone(), memtable.clone());
         chunks.push(ChunkView::Rows(RowsChunk { rows, tombstones, hidden, first: chunk.first, memtable }));
     }
+    Ok(())
 }

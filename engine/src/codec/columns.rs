@@ -18,6 +18,7 @@ use arrow::datatypes::{
 
 use super::{Input, damaged, put_varint};
 use crate::error::{Error, Result};
+use crate::segment::find::{hex, unhex};
 
 const ALL_NULL: u8 = 0;
 const NO_NULL: u8 = 1;
@@ -44,6 +45,33 @@ pub fn get_batch(input: &mut Input<'_>, schema: &SchemaRef, rows: usize) -> Resu
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(schema.clone(), columns, &options)
         .map_err(|e| damaged(&format!("does not fit its schema: {e}")))
+}
+
+/// One value, an array of one row that is not NULL, as text: the row codec's bytes in hexadecimal.
+///
+/// # Errors
+/// [`Error::Internal`] if it is not one such value of this type.
+pub fn encode_value(value: &ArrayRef, data_type: &DataType) -> Result<String> {
+    if value.len() != 1 || value.is_null(0) || value.data_type() != data_type {
+        return Err(Error::internal("encode a value", format!("not one value of type {data_type}")));
+    }
+    let mut bytes = Vec::new();
+    put_column(&mut bytes, value)?;
+    Ok(hex(&bytes))
+}
+
+/// Reads what [`encode_value`] wrote.
+///
+/// # Errors
+/// [`Error::Corrupt`] if the text is no such value.
+pub fn decode_value(text: &str, data_type: &DataType) -> Result<ArrayRef> {
+    let bytes = unhex(text);
+    let mut input = Input::new(&bytes);
+    let value = get_column(&mut input, data_type, 1)?;
+    match input.remaining() == 0 && value.is_valid(0) {
+        true => Ok(value),
+        false => Err(Error::Corrupt(format!("a column's initial value {text:?} is no {data_type}"))),
+    }
 }
 
 fn put_column(out: &mut Vec<u8>, column: &ArrayRef) -> Result<()> {

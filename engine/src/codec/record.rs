@@ -20,6 +20,7 @@ use super::columns::{get_batch, put_batch};
 use super::{Input, damaged, get_signed, put_signed, put_varint};
 use crate::error::{Error, Result};
 use crate::ids::{PartitionId, Seq, TableId, UserId};
+use crate::project::Projection;
 use crate::schema::TableSchema;
 use crate::types::TIMEZONE;
 
@@ -175,6 +176,22 @@ pub fn decode(record: &Bytes) -> Result<RawCommit> {
         at += length;
     }
     Ok(RawCommit { time_us: envelope.time_us, parts })
+}
+
+impl PartBody {
+    /// The same with its rows as those of another schema version.
+    ///
+    /// # Errors
+    /// See [`crate::project`].
+    pub fn project(mut self, from: &TableSchema, to: &TableSchema) -> Result<Self> {
+        let Some(projection) = Projection::new(from, to)? else { return Ok(self) };
+        let updated = self.updated.iter_mut().flat_map(|(_, old, new)| [&mut old.rows, new]);
+        let deleted = self.deleted.iter_mut().map(|(_, old)| &mut old.rows);
+        for rows in self.inserted.iter_mut().chain(updated).chain(deleted) {
+            *rows = projection.apply(rows)?;
+        }
+        Ok(self)
+    }
 }
 
 impl RawPart {

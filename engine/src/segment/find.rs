@@ -48,14 +48,8 @@ impl Segment {
     ///
     /// # Errors
     /// [`Error::PartitionDamaged`] if the file cannot be read.
-    pub fn find(
-        &self,
-        schema: &TableSchema,
-        key: &[u8],
-        columns: &[ArrayRef],
-        at: usize,
-    ) -> Result<Option<Found>> {
-        self.find_where(schema, key, columns, at, |row| !self.marks.contains(row))
+    pub fn find(&self, key: &[u8], columns: &[ArrayRef], at: usize) -> Result<Option<Found>> {
+        self.find_where(key, columns, at, |row| !self.marks.contains(row))
     }
 
     /// The row that has a key and that `wanted` accepts, a live one before a tombstone.
@@ -64,7 +58,6 @@ impl Segment {
     /// As [`Segment::find`].
     pub(crate) fn find_where(
         &self,
-        schema: &TableSchema,
         key: &[u8],
         columns: &[ArrayRef],
         at: usize,
@@ -73,6 +66,8 @@ impl Segment {
         if !self.may_hold(key) {
             return Ok(None);
         }
+        // Key columns may be renamed, so the names are those of the file.
+        let schema = self.schema().as_ref();
         let loaded = self.load()?;
         let live_groups = self.meta().live_row_groups as usize;
         let mut first_row = 0u32;

@@ -1,5 +1,6 @@
 //! An open segment: its mapped file, parsed footer and page index, loaded and verified on first use.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -19,6 +20,9 @@ use crate::error::{Error, Result};
 use crate::ids::PartitionId;
 use crate::manifest::SegmentMeta;
 use crate::marks::Marks;
+use crate::project::{Source, source};
+use crate::schema::TableSchema;
+use crate::stats::ColumnStats;
 
 /// Why a partition is closed; shared by its segments, set by the first that finds itself damaged.
 pub type Damage = Arc<OnceLock<String>>;
@@ -27,6 +31,7 @@ pub type Damage = Arc<OnceLock<String>>;
 #[derive(Debug)]
 pub struct Segment {
     meta: SegmentMeta,
+    schema: Arc<TableSchema>,
     partition: PartitionId,
     path: PathBuf,
     disk: Arc<dyn Disk>,
@@ -52,9 +57,10 @@ pub struct Loaded {
 }
 
 impl Segment {
-    /// Names a segment; nothing is read yet.
+    /// Names a segment whose rows are of `schema`; nothing is read yet.
     pub fn new(
         meta: SegmentMeta,
+        schema: Arc<TableSchema>,
         marks: Marks,
         partition: PartitionId,
         dir: &Path,
@@ -64,12 +70,38 @@ impl Segment {
         let path = dir.join(&meta.path);
         let (min_key, max_key) = (unhex(&meta.min_key), unhex(&meta.max_key));
         let (loaded, keys) = (OnceLock::new(), Mutex::default());
-        Self { meta, partition, path, disk, marks, loaded, damage, min_key, max_key, keys }
+        Self { meta, schema, partition, path, disk, marks, loaded, damage, min_key, max_key, keys }
     }
 
     /// What the manifest says of it.
     pub fn meta(&self) -> &SegmentMeta {
         &self.meta
+    }
+
+    /// The schema it was written with. Its columns have these names in the file, whatever they are called now.
+    pub fn schema(&self) -> &Arc<TableSchema> {
+        &self.schema
+    }
+
+    /// What the manifest says of the column at `at` of a newer schema, in terms of that schema; `None` if nothing.
+    pub fn stats(&self, schema: &TableSchema, at: usize) -> Option<Cow<'_, ColumnStats>> {
+        let column = &schema.columns()[at];
+        let stored = self.meta.columns.iter().find(|stats| stats.id == column.id);
+        match (stored, source(&self.schema, schema, at).ok()?) {
+            (Some(stats), Source::Column(_)) => Some(Cow::Borrowed(stats)),
+            (Some(stats), Source::Widened(there, types)) => {
+                let first = &self.schema.columns()[there].data_type;
+                let froms = std::iter::once(first).chain(&types);
+                let widened =
+                    froms.zip(&types).fold(stats.clone(), |stats, (from, to)| stats.widened(from, to));
+                Some(Cow::Owned(widened))
+            }
+            (None, Source::Value(_) | Source::Null) => {
+                let stats = ColumnStats::of_initial(column.id, schema.initial(at), self.meta.live_rows());
+                Some(Cow::Owned(stats))
+            }
+            _ => None,
+        }
     }
 
     /// The file.

@@ -93,6 +93,18 @@ impl Changes {
         }
     }
 
+    /// Fails unless a statement has the schema version that the changes are made with.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`]: the table was altered while the transaction went on, which therefore cannot be committed.
+    pub(super) fn check_version(&self, table: &Table) -> Result<()> {
+        let version = table.schema.version();
+        match [&self.table, &self.base.table].iter().all(|known| known.schema.version() == version) {
+            true => Ok(()),
+            false => Err(Error::Conflict),
+        }
+    }
+
     pub(super) fn base(&self) -> &PartitionView {
         &self.base
     }
@@ -123,9 +135,12 @@ impl Changes {
     }
 
     /// The partition at the snapshot with these changes.
-    pub(super) fn view(&mut self) -> Arc<PartitionView> {
+    ///
+    /// # Errors
+    /// None for a write set of one schema version.
+    pub(super) fn view(&mut self) -> Result<Arc<PartitionView>> {
         if let Some(view) = &self.view {
-            return view.clone();
+            return Ok(view.clone());
         }
         let mut hidden = self.hidden.clone();
         for (_, place) in self.covered.iter().filter(|(key, _)| self.live.contains_key(*key)) {
@@ -141,9 +156,9 @@ impl Changes {
         let gone = graves.filter(|(at, ordinal)| !shown(at, *ordinal)).map(|(_, ordinal)| ordinal).collect();
         hidden.insert(Source::Live(OWN), self.replaced.clone());
         hidden.insert(Source::Tombstones(OWN), gone);
-        let view = Arc::new(self.base.with_changes(hidden, &self.own));
+        let view = Arc::new(self.base.with_changes(hidden, &self.own)?);
         self.view = Some(view.clone());
-        view
+        Ok(view)
     }
 
     /// The sequence that own rows show until the commit has one.
@@ -177,7 +192,7 @@ impl Changes {
             self.update(updated)?;
         }
         if let Some((rows, keys)) = plan.inserted {
-            let first = self.own.live.append(rows, self.seq(), self.time_us)?;
+            let first = self.own.live.append(rows, &self.table.schema, self.seq(), self.time_us)?;
             for (key, ordinal) in keys.iter().zip(first..) {
                 let key = Key::from_slice(key.as_ref());
                 // A row that is inserted where the transaction deleted one is that row's new version.
@@ -198,7 +213,7 @@ impl Changes {
             touched.push(self.release(*spot, updated.old_keys.row(row).data(), (batch, row)));
         }
         self.old.push(updated.old);
-        let first = self.own.live.append(updated.new, self.seq(), self.time_us)?;
+        let first = self.own.live.append(updated.new, &self.table.schema, self.seq(), self.time_us)?;
         for ((key, at), ordinal) in updated.new_keys.iter().zip(touched).zip(first..) {
             self.live.insert(Key::from_slice(key.as_ref()), ordinal);
             if let Some(at) = at {
@@ -242,7 +257,7 @@ impl Changes {
             return Ok(());
         }
         let rows = self.old_images(touched)?.rows;
-        let first = self.own.tombstones.append(rows, self.seq(), self.time_us)?;
+        let first = self.own.tombstones.append(rows, &self.table.schema, self.seq(), self.time_us)?;
         for (at, ordinal) in touched.iter().zip(first..) {
             let row = &mut self.touched[*at];
             (row.now, row.grave) = (None, Some(ordinal));
@@ -269,7 +284,7 @@ impl Changes {
     /// # Errors
     /// None in practice.
     pub(super) fn into_write(self) -> Result<Option<PartitionWrite>> {
-        let rows = self.own.live.visible(Seq::MAX);
+        let rows = self.own.live.visible(Seq::MAX, &self.table.schema)?;
         let batches: Vec<&RecordBatch> = rows.chunks.iter().map(|chunk| &chunk.batch).collect();
         let place = |ordinal: u32| {
             let chunk = rows.chunks.partition_point(|chunk| chunk.end() <= ordinal);

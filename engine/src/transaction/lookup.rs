@@ -88,7 +88,7 @@ impl<'a> Lookup<'a> {
         at: usize,
     ) -> Result<Option<Holder>> {
         let visible = |row: u32| chunk.hidden.as_ref().is_none_or(|hidden| !hidden.contains(row));
-        let found = chunk.segment.find_where(&self.view.table.schema, key, columns, at, visible)?;
+        let found = chunk.segment.find_where(key, columns, at, visible)?;
         Ok(found.map(|found| {
             let place = Place::Segment { id: chunk.segment.meta().id, row: found.row };
             if found.tombstone { Holder::Tombstone(place) } else { Holder::Live(place) }

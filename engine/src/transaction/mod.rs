@@ -71,11 +71,15 @@ impl Transaction {
     /// A partition at the snapshot with the transaction's own changes so far. What it wrote later is not in it.
     ///
     /// # Errors
-    /// [`Error::PartitionDamaged`] if the partition's files are not what was written.
+    /// [`Error::PartitionDamaged`] if the partition's files are not what was written; [`Error::Conflict`] if the table was
+    /// altered since the transaction wrote to it.
     pub fn view(&mut self, table: &Arc<Table>, user: Option<&UserId>) -> Result<Arc<PartitionView>> {
         let id = PartitionId { table: table.id, user: user.cloned() };
         match self.parts.get_mut(&id) {
-            Some(changes) => Ok(changes.view()),
+            Some(changes) => {
+                changes.check_version(table)?;
+                changes.view()
+            }
             None => Ok(Arc::new(self.database.view_now(&self.snapshot, table, user)?)),
         }
     }

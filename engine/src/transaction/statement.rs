@@ -71,6 +71,7 @@ impl Changes {
     /// See [`super::Transaction::write`].
     pub(super) fn plan(&self, write: PartitionWrite) -> Result<Plan> {
         let PartitionWrite { table, view, insert, update, delete, .. } = write;
+        self.check_version(&table)?;
         let mut places = Vec::new();
         let mut locate = |addresses: &[u64]| self.locate(view.as_deref(), addresses, &mut places);
         let inserted = insert.filter(|rows| rows.num_rows() > 0).map(|rows| -> Result<_> {

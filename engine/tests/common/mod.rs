@@ -34,13 +34,8 @@ pub fn config(disk: Arc<dyn Disk>) -> Config {
 
 pub fn schema() -> SchemaDef {
     let column = |id, name: &str, data_type, nullable| Column {
-        id: ColumnId(id),
-        name: name.into(),
-        data_type,
         nullable,
-        default: None,
-        generated: false,
-        secret: false,
+        ..Column::new(ColumnId(id), name, data_type)
     };
     SchemaDef {
         version: 1,

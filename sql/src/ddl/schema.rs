@@ -73,13 +73,10 @@ fn build_column(ctx: &StatementContext, wanted: &ColumnDef) -> Result<Column> {
             .map_err(|error| about_default(error, wanted))?;
     }
     Ok(Column {
-        id: ColumnId(0),
-        name: wanted.name.clone(),
-        data_type: wanted.data_type.clone(),
         nullable: wanted.nullable,
         default: wanted.default.as_ref().map(ToString::to_string),
         generated,
-        secret: false,
+        ..Column::new(ColumnId(0), &wanted.name, wanted.data_type.clone())
     })
 }
 
@@ -116,13 +113,10 @@ fn generated_key(wanted: &CreateTable) -> Result<Column> {
             .with_position(column.position));
     }
     Ok(Column {
-        id: ColumnId(0),
-        name: GENERATED_KEY.into(),
-        data_type: DataType::BigInt,
         nullable: false,
         default: Some(SNOWFLAKE.into()),
         generated: true,
-        secret: false,
+        ..Column::new(ColumnId(0), GENERATED_KEY, DataType::BigInt)
     })
 }
 

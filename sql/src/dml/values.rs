@@ -67,15 +67,10 @@ pub(super) async fn columns(
 fn column_of(table: &Table, target: Target) -> Column {
     match target {
         Target::Column(index) => table.schema.columns()[index].clone(),
-        Target::User => Column {
-            id: kalamdb_engine::ColumnId(u32::MAX),
-            name: crate::provider::USER.into(),
-            data_type: DataType::Text,
-            nullable: false,
-            default: None,
-            generated: false,
-            secret: false,
-        },
+        Target::User => {
+            let id = kalamdb_engine::ColumnId(u32::MAX);
+            Column { nullable: false, ..Column::new(id, crate::provider::USER, DataType::Text) }
+        }
     }
 }
 
