@@ -9,12 +9,13 @@ use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, Strin
 use arrow::datatypes::Int64Type;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use common::{config, create, create_with, delete, find, insert, open, rows, schema};
+use kalamdb_engine::project::project;
 use kalamdb_engine::read::live_rows;
 use kalamdb_engine::{
     AlterTable, Column, ColumnId, DataType, Database, Ddl, Error, NewColumn, PartitionWrite, Result, Table,
     TableChange, TableKind, TableName, TableOptions, UserId,
 };
-use kalamdb_wal::sim::{Crash, SimDisk};
+use kalamdb_wal::sim::{Crash, Freeze, SimDisk};
 
 async fn alter(database: &Arc<Database>, table: &Table, changes: Vec<TableChange>) -> Result<Arc<Table>> {
     let alter = AlterTable { id: table.id, base_version: table.schema.version(), changes };
@@ -387,4 +388,93 @@ async fn a_transaction_does_not_outlive_a_change_of_a_table_that_it_wrote_to() {
     assert!(matches!(transaction.write(vec![later]).await, Err(Error::Conflict)));
     assert!(matches!(transaction.commit().await, Err(Error::Conflict)));
     assert!(shown(&db, &altered).await.is_empty());
+}
+
+/// Rows, three changes at once, another row, a flush. Says whether the change was answered.
+async fn story(disk: &SimDisk) -> (bool, Result<()>) {
+    let mut answered = false;
+    let result = async {
+        let db = Database::open(config(Arc::new(disk.clone()))).await?;
+        let t = create(&db, "t", TableKind::Shared).await?;
+        db.commit(vec![write(&t, vec![ints(&[1, 2]), texts(&[Some("one"), Some("two")])])]).await?;
+        db.flush(&t, None).await?;
+        db.commit(vec![write(&t, vec![ints(&[3]), texts(&[Some("three")])])]).await?;
+        let t = alter(&db, &t, changes(&t)).await?;
+        answered = true;
+        db.commit(vec![write(&t, vec![ints(&[4]), texts(&[Some("four")]), ints32(&[Some(4)])])]).await?;
+        db.flush(&t, None).await.map(drop)
+    };
+    let result = result.await;
+    (answered, result)
+}
+
+fn changes(table: &Table) -> Vec<TableChange> {
+    let value = id(table, "value");
+    vec![
+        new_column("n", DataType::Int, Some(ints32(&[Some(7)]))),
+        TableChange::RenameColumn { id: value, name: "text".into() },
+        TableChange::SetNotNull { id: value, not_null: true },
+    ]
+}
+
+#[tokio::test]
+async fn a_power_cut_anywhere_leaves_the_change_made_as_a_whole_or_not_at_all() {
+    let disk = SimDisk::new();
+    story(&disk).await.1.expect("without a power cut all goes well");
+    let (mut made, mut not_made) = (0, 0);
+    for change in 1..=disk.counts().changes {
+        let disk = SimDisk::new();
+        disk.freeze_at(Freeze::Change(change));
+        let (answered, _) = story(&disk).await;
+        let crash = if change % 2 == 0 { Crash::LoseUnsynced } else { Crash::Torn(change) };
+        let disk = disk.crash(crash);
+        let db = open(&disk).await;
+        let Some(t) = db.catalog().table("default", "t").cloned() else {
+            assert!(!answered, "cut at {change}");
+            continue;
+        };
+        let t = match t.schema.version() {
+            1 => {
+                assert!(!answered, "cut at {change}: an answered change is gone");
+                not_made += 1;
+                assert_eq!(t.schema.columns().len(), 2);
+                alter(&db, &t, changes(&t)).await.expect("it can be made now")
+            }
+            _ => {
+                made += 1;
+                t
+            }
+        };
+        for again in [false, true] {
+            for (key, shown) in shown(&db, &t).await {
+                let n = if key == 4 { 4 } else { 7 };
+                let text = ["one", "two", "three", "four"][key as usize - 1];
+                assert_eq!(shown, format!("id={key} text={text} n={n}"), "cut at {change}, flushed: {again}");
+            }
+            db.flush(&t, None).await.unwrap();
+        }
+    }
+    assert!(made > 5 && not_made > 5, "{made} with the change, {not_made} without");
+}
+
+#[tokio::test]
+async fn the_feed_tells_each_change_in_the_version_it_was_written_with() {
+    let disk = SimDisk::new();
+    let db = open(&disk).await;
+    let t = create(&db, "t", TableKind::Shared).await.unwrap();
+    let start = db.visible();
+    db.commit(vec![write(&t, vec![ints(&[1]), texts(&[None])])]).await.unwrap();
+    let t = alter(&db, &t, vec![new_column("n", DataType::Int, None)]).await.unwrap();
+    db.commit(vec![write(&t, vec![ints(&[2]), texts(&[None]), ints32(&[Some(2)])])]).await.unwrap();
+    let db = reopen(db, &disk).await;
+    let (mut feed, mut seen) = (db.feed(start), Vec::new());
+    while let Some(commit) = feed.try_next().unwrap() {
+        for change in commit.changes.iter().filter(|change| change.partition.table == t.id) {
+            let schema = db.catalog().schema_at(t.id, change.schema_version).cloned().unwrap();
+            let rows = change.inserted.as_ref().unwrap();
+            assert_eq!(rows.schema_ref(), schema.rows());
+            seen.push((change.schema_version, project(rows, &schema, &t.schema).unwrap().num_columns()));
+        }
+    }
+    assert_eq!(seen, [(1, 3), (2, 3)]);
 }

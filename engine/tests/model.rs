@@ -1,5 +1,6 @@
 //! Random operations on the engine, held against maps, on a simulated disk that loses power: a SHARED table (whose key has
-//! two columns in every other run) and three partitions of a USER table, with flushes beside the commits.
+//! two columns in every other run) and three partitions of a USER table, with flushes beside the commits and columns that
+//! come, go, widen and change their names.
 //!
 //! `KALAMDB_SEEDS=n` runs more seeds, `KALAMDB_SEED=s` one; a failing seed is printed.
 
@@ -10,9 +11,10 @@ use std::sync::Arc;
 use common::{
     Model, composite_schema, config, contents, create, create_with, delete, find, insert, move_keys,
 };
-use common::{now, rows, schema, update};
+use common::{next_change, now, rows, schema, update};
 use kalamdb_engine::{
-    Database, Error, FlushOutcome, PartitionWrite, Result, Snapshot, Table, TableKind, UserId,
+    AlterTable, Database, Ddl, Error, FlushOutcome, PartitionWrite, Result, Snapshot, Table, TableKind,
+    UserId,
 };
 use kalamdb_wal::sim::{Crash, Freeze, SimDisk, SimRandom};
 use tokio::task::JoinHandle;
@@ -71,7 +73,8 @@ impl World {
 
     async fn step(&mut self) {
         match self.random.below(100) {
-            0..70 => self.write().await,
+            0..66 => self.write().await,
+            66..70 => self.alter().await,
             70..76 => {
                 let at = self.any_part();
                 let (table, user) = self.part(at);
@@ -106,6 +109,19 @@ impl World {
                 self.crash(crash).await;
             }
         }
+    }
+
+    /// Changes the columns of a table; what rows show of the others stays.
+    async fn alter(&mut self) {
+        let which = usize::from(self.random.coin());
+        let table = self.tables[which].clone();
+        let changes = vec![next_change(&table, &mut self.random)];
+        let alter = AlterTable { id: table.id, base_version: table.schema.version(), changes };
+        let result = self.database.ddl(Ddl::AlterTable(Box::new(alter))).await;
+        if let Ok(outcome) = &result {
+            self.tables[which] = outcome.table.clone().expect("the table");
+        }
+        self.settle(result.map(drop), self.models.clone()).await;
     }
 
     fn any_part(&mut self) -> usize {

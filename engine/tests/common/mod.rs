@@ -6,16 +6,16 @@ pub mod gate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int16Array, Int64Array, RecordBatch, StringViewArray};
 use arrow::datatypes::Int64Type;
 use kalamdb_engine::read::{Located, live_rows, tombstone_rows};
 use kalamdb_engine::{
-    Changed, Column, ColumnId, Config, DataType, Database, Ddl, FlushOutcome, NamespaceId, NewTable, OldRows,
-    PartitionView, PartitionWrite, Removed, Result, SchemaDef, Snapshot, Table, TableKind, TableName,
-    TableOptions, UserId,
+    Changed, Column, ColumnId, Config, DataType, Database, Ddl, FlushOutcome, NamespaceId, NewColumn,
+    NewTable, OldRows, PartitionView, PartitionWrite, Removed, Result, SchemaDef, Snapshot, Table,
+    TableChange, TableKind, TableName, TableOptions, UserId,
 };
 use kalamdb_wal::Disk;
-use kalamdb_wal::sim::{SimClock, SimDisk};
+use kalamdb_wal::sim::{SimClock, SimDisk, SimRandom};
 use tokio::task::JoinHandle;
 
 /// Key to value: what the table should hold.
@@ -78,11 +78,76 @@ pub fn batch(table: &Table, rows: &[(i64, Option<String>)]) -> RecordBatch {
     let ids: Int64Array = rows.iter().map(|(id, _)| *id).collect::<Vec<_>>().into();
     let values: StringViewArray = rows.iter().map(|(_, value)| value.as_deref()).collect();
     let mut columns: Vec<ArrayRef> = vec![Arc::new(ids), Arc::new(values)];
-    if table.schema.columns().len() == 3 {
-        let parts = rows.iter().map(|(id, _)| Some(format!("a part whose name is long {}", id % 3)));
-        columns.push(Arc::new(parts.collect::<StringViewArray>()));
+    for column in &table.schema.columns()[2..] {
+        columns.push(match added_at(&column.name) {
+            Some(_) => {
+                let versions = Int64Array::from(vec![i64::from(table.schema.version()); rows.len()]);
+                arrow::compute::cast(&versions, &column.data_type.arrow()).unwrap()
+            }
+            None => {
+                let parts = rows.iter().map(|(id, _)| Some(format!("a part whose name is long {}", id % 3)));
+                Arc::new(parts.collect::<StringViewArray>())
+            }
+        });
     }
     RecordBatch::try_new(table.schema.rows().clone(), columns).unwrap()
+}
+
+/// The schema version that added a column called `x<version>_...`, as [`next_change`] calls them. Each row holds there the
+/// version that it was written with, and 0 if that is an older one than the column's.
+fn added_at(name: &str) -> Option<u32> {
+    name.strip_prefix('x')?.split('_').next()?.parse().ok()
+}
+
+/// A change of a table's columns, one of those that a test can tell from each other in what rows show.
+pub fn next_change(table: &Table, random: &mut SimRandom) -> TableChange {
+    let version = table.schema.version() + 1;
+    let columns = table.schema.columns();
+    let added: Vec<&Column> = columns.iter().filter(|column| added_at(&column.name).is_some()).collect();
+    let which = random.below(added.len().max(1) as u64) as usize;
+    let wider = |data_type: &DataType| match data_type {
+        DataType::SmallInt => Some(DataType::BigInt),
+        DataType::BigInt => Some(DataType::Decimal { precision: 19, scale: 0 }),
+        DataType::Decimal { .. } => Some(DataType::Text),
+        _ => None,
+    };
+    match (random.below(4), added.get(which)) {
+        (0, Some(column)) => TableChange::DropColumn(column.id),
+        (1, Some(column)) if wider(&column.data_type).is_some() => {
+            let data_type = wider(&column.data_type).expect("a wider type");
+            TableChange::RetypeColumn { id: column.id, data_type }
+        }
+        (2, _) => {
+            let column = &columns[random.below(columns.len() as u64) as usize];
+            let base = column.name.split('_').next().expect("a name");
+            TableChange::RenameColumn { id: column.id, name: format!("{base}_{version}") }
+        }
+        _ => TableChange::AddColumn(NewColumn {
+            name: format!("x{version}"),
+            data_type: DataType::SmallInt,
+            nullable: random.coin(),
+            default: None,
+            generated: false,
+            initial: Some(Arc::new(Int16Array::from(vec![0]))),
+        }),
+    }
+}
+
+/// Fails unless the added columns of some rows show with which version each was written.
+fn check_added(table: &Table, rows: &RecordBatch) {
+    let added = table.schema.columns().iter().zip(rows.columns());
+    let added = added.filter_map(|(column, values)| Some((added_at(&column.name)?, values)));
+    let added: Vec<(u32, ArrayRef)> = added
+        .map(|(at, values)| (at, arrow::compute::cast(values, &arrow::datatypes::DataType::Int64).unwrap()))
+        .collect();
+    for row in 0..rows.num_rows() {
+        let shown = |values: &ArrayRef| values.as_primitive::<Int64Type>().value(row) as u32;
+        let written = added.iter().map(|(_, values)| shown(values)).max().unwrap_or(0);
+        for (at, values) in &added {
+            let expected = if written >= *at { written } else { 0 };
+            assert_eq!(shown(values), expected, "a row of version {written} in the column of version {at}");
+        }
+    }
 }
 
 pub fn insert(table: &Arc<Table>, user: Option<&UserId>, rows: &[(i64, Option<String>)]) -> PartitionWrite {
@@ -174,6 +239,7 @@ pub async fn contents(
 pub fn contents_of(view: &PartitionView) -> Result<Model> {
     let mut model = Model::new();
     for located in live_rows(view)? {
+        check_added(&view.table, &located.rows.rows);
         let ids = located.rows.rows.column(0).as_primitive::<Int64Type>();
         let values = located.rows.rows.column(1).as_string_view();
         for row in 0..ids.len() {
