@@ -355,7 +355,7 @@ pub(crate) fn apply(
     }
     let replaced: Vec<Vec<Place>> =
         prepared.iter().zip(&versions).map(|(p, v)| p.check(v)).collect::<Result<_>>()?;
-    let (seq, answer) = database.sequencer().begin(database.log(), record)?;
+    let (seq, answer) = database.sequencer().begin(|| Ok(database.log().append(record)?))?;
     let mut promise = Promise { seq, kept: false };
     let horizon = database.horizon();
     for ((prepared, version), replaced) in prepared.iter().zip(&versions).zip(&replaced) {

@@ -39,6 +39,7 @@ mod sequencer;
 mod snapshot;
 mod snowflake;
 mod stats;
+mod sync;
 pub mod system;
 mod transaction;
 mod types;

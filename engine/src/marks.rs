@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use roaring::RoaringBitmap;
 
 use crate::ids::Seq;
+use crate::sync::RwLock;
 
 /// Recent marks kept before folding is tried.
 const FOLD_AT: usize = 256;
@@ -109,45 +109,5 @@ impl Inner {
         if still && self.folded.len() + seen as u64 == rows.len() {
             self.cached = Some((seen, rows.clone()));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reader_sees_the_marks_of_its_snapshot_and_no_others() {
-        let marks = Marks::default();
-        assert!(marks.at(100).is_none());
-        marks.add(7, 10, 0);
-        marks.add(3, 12, 0);
-        assert!(marks.at(9).is_none());
-        assert_eq!(marks.at(10).unwrap().iter().collect::<Vec<_>>(), [7]);
-        assert_eq!(marks.at(12).unwrap().iter().collect::<Vec<_>>(), [3, 7]);
-        assert_eq!(
-            marks.at(11).unwrap().iter().collect::<Vec<_>>(),
-            [7],
-            "an older snapshot after a newer one"
-        );
-    }
-
-    #[test]
-    fn a_row_is_marked_once() {
-        let marks = Marks::default();
-        assert!(marks.add(1, 5, 0));
-        assert!(!marks.add(1, 6, 0));
-    }
-
-    #[test]
-    fn folding_keeps_what_open_snapshots_need() {
-        let marks = Marks::default();
-        for row in 0..1_000u32 {
-            marks.add(row, u64::from(row) + 1, 300);
-        }
-        for snapshot in [300, 301, 500, 999, 1_000] {
-            assert_eq!(marks.at(snapshot).unwrap().len(), snapshot, "at {snapshot}");
-        }
-        assert_eq!(marks.after(990).len(), 10);
     }
 }

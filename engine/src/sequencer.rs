@@ -6,15 +6,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use kalamdb_wal::{Log, Lsn, Observer, Record};
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use kalamdb_wal::{Lsn, Observer};
 
 use crate::error::{Error, Result};
 use crate::feed::{Commit, Hub};
 use crate::ids::Seq;
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, oneshot};
 
 /// Answers a committer: the commit is durable and visible, or the log failed.
 pub type Answer = oneshot::Receiver<Result<()>>;
@@ -81,15 +79,15 @@ impl Sequencer {
         self.applied.load(Ordering::Acquire)
     }
 
-    /// Enqueues a commit's record. The caller must then apply the commit and call [`Sequencer::applied_commit`] without
+    /// Enqueues a commit's record: `append` hands it to the log and returns its number. The caller must then apply the commit and call [`Sequencer::applied_commit`] without
     /// fail, since no later commit becomes visible before.
     ///
     /// # Errors
     /// What the log says; nothing was enqueued then.
-    pub fn begin(&self, log: &Log, record: Record) -> Result<(Seq, Answer)> {
+    pub fn begin(&self, append: impl FnOnce() -> Result<Seq>) -> Result<(Seq, Answer)> {
         let (waiter, answer) = oneshot::channel();
         let _order = self.order.lock();
-        let seq = log.append(record)?;
+        let seq = append()?;
         let mut state = self.state.lock();
         let lost = state.failed.clone().filter(|_| seq > state.durable);
         let waiter = match lost {
@@ -136,7 +134,7 @@ impl Sequencer {
     }
 
     /// Makes visible what can be, in order, and answers those who waited for it.
-    fn publish(&self, mut state: parking_lot::MutexGuard<'_, State>) {
+    fn publish(&self, mut state: MutexGuard<'_, State>) {
         let mut answered = Vec::new();
         let durable = state.durable;
         while let Some(next) = state.pending.pop_front_if(|p| p.seq <= durable && p.commit.is_some()) {

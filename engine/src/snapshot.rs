@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::ids::Seq;
+use crate::sync::Mutex;
 
 /// The open snapshots of a database.
 #[derive(Debug, Default)]
@@ -68,25 +67,5 @@ impl Drop for Snapshot {
                 open.remove(&self.seq);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_horizon_is_the_oldest_open_snapshot() {
-        let registry = Arc::new(Registry::default());
-        assert_eq!(registry.horizon(|| 9), 9);
-        let old = registry.open(|| 3);
-        let copy = old.clone();
-        let new = registry.open(|| 7);
-        drop(old);
-        assert_eq!(registry.horizon(|| 9), 3);
-        drop(copy);
-        assert_eq!(registry.horizon(|| 9), 7);
-        drop(new);
-        assert_eq!(registry.horizon(|| 9), 9);
     }
 }
