@@ -16,7 +16,7 @@ mod changes;
 mod lookup;
 mod statement;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::catalog::Table;
@@ -61,6 +61,21 @@ impl Transaction {
     /// The last commit of others that it sees.
     pub fn seq(&self) -> Seq {
         self.snapshot.seq()
+    }
+
+    /// When it began, microseconds since the epoch.
+    pub fn time_us(&self) -> i64 {
+        self.time_us
+    }
+
+    /// The owners of a USER table's partitions, sorted; those that it has written to first included.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub async fn users_of(&self, table: &Table) -> Result<Vec<UserId>> {
+        let mut users: BTreeSet<UserId> = self.database.users_of(table).await?.into_iter().collect();
+        users.extend(self.parts.keys().filter(|id| id.table == table.id).filter_map(|id| id.user.clone()));
+        Ok(users.into_iter().collect())
     }
 
     /// Its snapshot.
