@@ -186,6 +186,8 @@ struct World {
     registry: Arc<Registry>,
     /// Per commit, what it marks: it touches two partitions.
     partitions: [[Marks; 2]; 2],
+    /// What was forgotten: versions that only snapshots before this commit see.
+    forgotten: sync::AtomicU64,
 }
 
 impl World {
@@ -193,7 +195,8 @@ impl World {
         let hub = Arc::new(Hub::default());
         let (sequencer, registry) = (Sequencer::new(hub.clone()), Arc::default());
         sequencer.start(0);
-        Arc::new(Self { log: Log::default(), hub, sequencer, registry, partitions: Default::default() })
+        let (log, partitions, forgotten) = (Log::default(), Default::default(), sync::AtomicU64::new(0));
+        Arc::new(Self { log, hub, sequencer, registry, partitions, forgotten })
     }
 
     /// What the log's thread does until it is closed, or until it fails at a record.
@@ -255,9 +258,17 @@ impl World {
         self.registry.open(|| self.sequencer.visible())
     }
 
+    /// Forgets what no snapshot sees, as folding marks and compaction do.
+    fn forget(&self) {
+        let horizon = self.registry.horizon(|| self.sequencer.visible());
+        self.forgotten.store(horizon, sync::Ordering::Release);
+    }
+
     /// Looks at everything through a snapshot.
     fn read(&self, snapshot: &Snapshot) {
         let seq = snapshot.seq();
+        let forgotten = self.forgotten.load(sync::Ordering::Acquire);
+        assert!(forgotten <= seq, "{forgotten} was forgotten while snapshot {seq} was open");
         assert!(self.hub.0.lock().len() as u64 >= seq, "visible before it was in the feed");
         for (commit, partitions) in (1..).zip(&self.partitions) {
             for marks in partitions {
@@ -331,6 +342,7 @@ fn a_snapshot_sees_whole_commits_and_holds_the_horizon() {
             world.read(&snapshot);
         });
         world.commit().1.expect("committed");
+        world.forget();
         reader.join().expect("ends");
         world.close();
         log.join().expect("ends");
