@@ -81,7 +81,6 @@ fn wrong_statements_have_their_code_and_change_nothing() {
 }
 
 #[test]
-#[ignore = "arithmetic of DataFusion wraps around; it is not checked yet"]
 fn arithmetic_that_overflows_is_an_error() {
     let (_server, root) = prepared();
     for sql in [

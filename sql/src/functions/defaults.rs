@@ -6,14 +6,17 @@ use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMi
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType as ArrowType, Schema};
 use datafusion::common::DFSchema;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, ExprSchemable};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ExprWithAlias, FunctionArguments};
 use kalamdb_engine::{Column, DataType, TIMEZONE};
 
+use super::checked::CheckedOperators;
 use super::{Kind, udfs};
 use crate::error::{Error, ErrorCode, Result};
 use crate::statement::StatementContext;
@@ -89,6 +92,8 @@ fn simplified(state: &SessionState, expr: Expr, schema: &DFSchema) -> Result<Exp
         .with_query_execution_start_time(state.execution_props().query_execution_start_time)
         .build();
     let simplifier = ExprSimplifier::new(context);
+    // Before constants are folded, as in a plan.
+    let expr = expr.transform_up(|expr| CheckedOperators.rewrite(expr, schema, state.config_options()))?.data;
     Ok(simplifier.simplify(simplifier.coerce(expr, schema)?)?)
 }
 

@@ -1,8 +1,9 @@
-//! The functions that DataFusion does not have: ids, and who is asking.
+//! The functions that DataFusion does not have: ids, who is asking, and arithmetic that does not wrap around.
 //!
-//! They are bound to a statement, because what they say depends on its session and database. `CURRENT_USER` and
+//! Ids and identity are bound to a statement, because what they say depends on its session and database. `CURRENT_USER` and
 //! `CURRENT_ROLE` are constants while a statement runs; the ids are new for every row.
 
+mod checked;
 mod defaults;
 
 use std::hash::{Hash, Hasher};
@@ -20,6 +21,7 @@ use crate::auth::Identity;
 use crate::instance::Instance;
 use crate::statement::StatementContext;
 
+pub(crate) use checked::{CheckedOperators, ExactSum};
 pub(crate) use defaults::{check_default, check_expression, evaluate_default, is_snowflake};
 
 /// Which of our functions.

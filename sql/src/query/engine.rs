@@ -8,9 +8,9 @@ use datafusion::config::ConfigOptions;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::planner::TypePlanner;
+use datafusion::logical_expr::{AggregateUDF, LogicalPlan};
 use datafusion::optimizer::OptimizerContext;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
@@ -18,6 +18,7 @@ use datafusion::prelude::SessionConfig;
 use super::types::EngineTypes;
 use crate::dml::Turns;
 use crate::error::{Error, Result};
+use crate::functions::{CheckedOperators, ExactSum};
 use crate::provider::ShapeCache;
 
 /// The consumers of memory that an error about it names.
@@ -66,13 +67,15 @@ impl QueryEngine {
             .with_disk_manager_builder(disk)
             .build_arc()?;
         let types = Arc::new(EngineTypes);
-        let state = SessionStateBuilder::new()
+        let mut state = SessionStateBuilder::new()
             .with_session_id("kalamdb".into())
             .with_config(config(options))
             .with_runtime_env(runtime)
             .with_default_features()
             .with_type_planner(types.clone())
             .build();
+        state.register_function_rewrite(Arc::new(CheckedOperators))?;
+        state.register_udaf(Arc::new(AggregateUDF::from(ExactSum::default())))?;
         let task = state.task_ctx();
         Ok(Self { state, task, types, shapes: ShapeCache::default(), turns: Turns::default() })
     }

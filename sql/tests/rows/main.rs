@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod arithmetic;
 mod changes;
 mod columns;
 mod imports;
