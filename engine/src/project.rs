@@ -84,7 +84,11 @@ impl Projection {
 }
 
 impl Source {
-    fn array(&self, columns: &[ArrayRef], data_type: &ArrowType, rows: usize) -> Result<ArrayRef> {
+    /// The column, of Arrow type `data_type`, of `rows` rows whose own columns are these.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if a value cannot be converted.
+    pub fn array(&self, columns: &[ArrayRef], data_type: &ArrowType, rows: usize) -> Result<ArrayRef> {
         match self {
             Self::Column(at) => Ok(columns[*at].clone()),
             Self::Widened(at, types) => {

@@ -11,6 +11,7 @@ use arrow::compute::{and, and_not, cast, filter_record_batch, prep_null_mask_fil
 use arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
+use kalamdb_engine::project::source;
 use kalamdb_engine::{ColumnId, OldRows, PartitionChange, Seq, TableSchema, UserId};
 
 use crate::error::{Error, Result};
@@ -120,14 +121,14 @@ impl Program {
         let columns = self.inputs.iter().zip(self.input.fields());
         let columns = columns
             .map(|(input, field)| {
-                let array = self.column(*input, at, image, field.data_type());
+                let array = self.column(*input, at, image, field.data_type())?;
                 if array.data_type() == field.data_type() {
                     Ok(array)
                 } else {
-                    cast(&array, field.data_type())
+                    Ok(cast(&array, field.data_type())?)
                 }
             })
-            .collect::<Result<Vec<_>, _>>()?;
+            .collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(self.input.clone(), columns, &options)?;
         let mask = match &self.filter {
@@ -149,20 +150,20 @@ impl Program {
         at: At<'_>,
         image: &Image<'_>,
         data_type: &arrow::datatypes::DataType,
-    ) -> ArrayRef {
-        match input {
+    ) -> Result<ArrayRef> {
+        Ok(match input {
             Input::Seq => image.seqs.clone(),
             Input::Updated => image.updated.clone(),
             Input::Deleted => Arc::new(BooleanArray::from(vec![image.deleted; image.rows.num_rows()])),
             Input::Column { index, .. } if at.schema.version() == self.schema.version() => {
                 image.rows.column(index).clone()
             }
-            // Columns keep their identity through renames; one that was not there yet was NULL.
-            Input::Column { id, .. } => match at.schema.columns().iter().position(|c| c.id == id) {
-                Some(index) => image.rows.column(index).clone(),
-                None => new_null_array(data_type, image.rows.num_rows()),
+            // As a SELECT reads rows of another version. What can be gone is a column that no live query uses.
+            Input::Column { index, .. } => match source(at.schema, &self.schema, index) {
+                Ok(source) => source.array(image.rows.columns(), data_type, image.rows.num_rows())?,
+                Err(_) => new_null_array(data_type, image.rows.num_rows()),
             },
-        }
+        })
     }
 
     /// The projection of the rows a mask selects; it is evaluated for no other row.

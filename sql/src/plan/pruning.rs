@@ -9,12 +9,13 @@ use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
-use kalamdb_engine::{Bound, SEQ, SegmentMeta, TableSchema};
+use kalamdb_engine::{Bound, SEQ, Segment, TableSchema};
 
 use super::ColdChunk;
 
-/// Keeps the segments whose live rows may match `predicate`, which refers to `stored` by name. The manifest describes
-/// live rows only, so this must not be used for a scan that wants tombstones too.
+/// Keeps the segments whose live rows may match `predicate`, which refers to `stored`, the table's stored schema, by
+/// name. What older segments hold in a column is told by its id and in terms of the type that it has now. The manifest
+/// describes live rows only, so this must not be used for a scan that wants tombstones too.
 pub(crate) fn prune_segments(
     chunks: Vec<ColdChunk>,
     schema: &TableSchema,
@@ -43,31 +44,34 @@ struct ManifestStatistics<'a> {
 }
 
 impl ManifestStatistics<'_> {
-    fn metas(&self) -> impl Iterator<Item = &SegmentMeta> {
-        self.chunks.iter().map(|chunk| chunk.chunk.segment.meta())
+    fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.chunks.iter().map(|chunk| chunk.chunk.segment.as_ref())
     }
 
     /// One value per segment, NULL where nothing is known.
     fn bounds(
         &self,
         column: &Column,
-        bound: impl Fn(&SegmentMeta, usize) -> Option<ScalarValue>,
+        bound: impl Fn(&Segment, usize) -> Option<ScalarValue>,
     ) -> Option<ArrayRef> {
         let at = self.stored.index_of(&column.name).ok()?;
         let data_type = self.stored.field(at).data_type();
         let null = ScalarValue::try_from(data_type).ok()?;
         let values: Vec<ScalarValue> =
-            self.metas().map(|meta| bound(meta, at).unwrap_or(null.clone())).collect();
+            self.segments().map(|segment| bound(segment, at).unwrap_or(null.clone())).collect();
         ScalarValue::iter_to_array(values).ok()
     }
 
-    fn column_bound(&self, meta: &SegmentMeta, at: usize, lower: bool) -> Option<ScalarValue> {
+    fn column_bound(&self, segment: &Segment, at: usize, lower: bool) -> Option<ScalarValue> {
         if self.stored.field(at).name() == SEQ {
+            let meta = segment.meta();
             let seq = if lower { meta.min_seq } else { meta.max_seq };
             return Some(ScalarValue::Int64(Some(seq as i64)));
         }
-        let id = self.schema.columns().get(at)?.id;
-        let stats = meta.columns.iter().find(|stats| stats.id == id)?;
+        if at >= self.schema.columns().len() {
+            return None;
+        }
+        let stats = segment.stats(self.schema, at)?;
         let bound = if lower { stats.min.as_ref() } else { stats.max.as_ref() };
         scalar(bound?, self.stored.field(at).data_type())
     }
@@ -75,11 +79,11 @@ impl ManifestStatistics<'_> {
 
 impl PruningStatistics for ManifestStatistics<'_> {
     fn min_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.bounds(column, |meta, at| self.column_bound(meta, at, true))
+        self.bounds(column, |segment, at| self.column_bound(segment, at, true))
     }
 
     fn max_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.bounds(column, |meta, at| self.column_bound(meta, at, false))
+        self.bounds(column, |segment, at| self.column_bound(segment, at, false))
     }
 
     fn num_containers(&self) -> usize {
@@ -88,15 +92,14 @@ impl PruningStatistics for ManifestStatistics<'_> {
 
     fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
         let at = self.schema.index_of(&column.name)?;
-        let id = self.schema.columns()[at].id;
-        let count = |meta: &SegmentMeta| {
-            meta.columns.iter().find(|stats| stats.id == id).map(|stats| stats.null_count)
-        };
-        Some(Arc::new(self.metas().map(count).collect::<UInt64Array>()))
+        let count = |segment: &Segment| segment.stats(self.schema, at).map(|stats| stats.null_count);
+        Some(Arc::new(self.segments().map(count).collect::<UInt64Array>()))
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
-        Some(Arc::new(self.metas().map(|meta| Some(meta.live_rows())).collect::<UInt64Array>()))
+        Some(Arc::new(
+            self.segments().map(|segment| Some(segment.meta().live_rows())).collect::<UInt64Array>(),
+        ))
     }
 
     fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {

@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
 use datafusion::common::ScalarValue;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::{ParquetAccessPlan, RowGroupAccess};
@@ -30,8 +29,6 @@ pub(crate) struct ColdChunk {
     pub(crate) index: usize,
     /// The owner of its partition.
     pub(crate) user: Option<UserId>,
-    /// The stored schema that the segment was written with.
-    pub(crate) stored: SchemaRef,
 }
 
 /// The rows of one segment that a scan may see, by row group.
@@ -151,7 +148,7 @@ fn file(
     let mut file = PartitionedFile::new(meta.path.clone(), meta.bytes)
         .with_extension(SegmentHandle(segment.clone()))
         .with_extension(plan);
-    file.arrow_schema = Some(chunk.stored.clone());
+    file.arrow_schema = Some(segment.schema().storage().clone());
     if virtual_columns {
         file.partition_values.push(ScalarValue::UInt64(Some(PartitionView::address(chunk.index, 0))));
     }

@@ -3,15 +3,20 @@
 //! The wrapper adds what only we know: which segments there are and how many the manifest ruled out, which rows are
 //! hidden, and where the bytes are. Filters and limits that the optimiser pushes down go on to the inner scan. Executing
 //! the inner scan uses it up, so a plan that is to run again must go through `reset_state` first.
+//!
+//! All segments of a scan are of one schema version, which may be older than the table's. The inner scan then reads the
+//! columns that the files have, found by their ids, and its projection makes the table's columns of them; DataFusion
+//! rewrites filters through that projection, so that they prune and are pushed down as in any other scan.
 
 use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use datafusion::common::config::{ConfigOptions, TableParquetOptions};
+use datafusion::common::metadata::FieldMetadata;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, Statistics, internal_datafusion_err};
+use datafusion::common::{Result, ScalarValue, Statistics, internal_datafusion_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::source::ParquetSource;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder, FileSource};
@@ -22,7 +27,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Operator;
 use datafusion::parquet::arrow::RowNumber;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column};
+use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, Literal};
 use datafusion::physical_expr::projection::{ProjectionExpr, ProjectionExprs};
 use datafusion::physical_plan::execution_plan::ReplaceChildrenOptions;
 use datafusion::physical_plan::filter_pushdown::{
@@ -32,6 +37,8 @@ use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use kalamdb_engine::TableSchema as Version;
+use kalamdb_engine::project::{Source, source};
 
 use super::ScanColumn;
 use super::segment_files::{Access, ColdChunk, files};
@@ -48,6 +55,8 @@ struct Facts {
     segments: usize,
     pruned: usize,
     hidden_rows: usize,
+    /// The segments' schema version, if it is not the table's.
+    version: Option<u32>,
 }
 
 /// What a scan is made of.
@@ -58,8 +67,10 @@ pub(crate) struct SegmentScan {
     pub(crate) chunks: Vec<ColdChunk>,
     /// How many more the manifest's statistics ruled out.
     pub(crate) pruned: usize,
-    /// The table's current stored schema.
-    pub(crate) stored: SchemaRef,
+    /// The table's schema.
+    pub(crate) current: Arc<Version>,
+    /// The schema that the segments were written with.
+    pub(crate) written: Arc<Version>,
     /// The output columns.
     pub(crate) columns: Arc<[ScanColumn]>,
     /// Their schema.
@@ -101,6 +112,7 @@ impl SegmentScanExec {
             segments: chunks.len(),
             pruned: scan.pruned,
             hidden_rows: chunks.iter().map(hidden).sum(),
+            version: Some(scan.written.version()).filter(|version| *version != scan.current.version()),
         };
         let inner = DataSourceExec::from_data_source(inner_scan(&scan, &chunks, options)?);
         Ok(Self { facts: Arc::new(facts), inner })
@@ -128,7 +140,7 @@ fn inner_scan(
     let source = ParquetSource::new(table_schema)
         .with_table_parquet_options(parquet)
         .with_parquet_file_reader_factory(Arc::new(SegmentReaderFactory));
-    let projection = projection(&scan.columns, &scan.schema, &full)?;
+    let projection = projection(scan, &full)?;
     let source = source.try_pushdown_projection(&projection)?;
     let source = source.ok_or_else(|| internal_datafusion_err!("the Parquet scan refused a projection"))?;
     let rows = chunks.iter().map(|(_, access)| access.rows).sum();
@@ -150,7 +162,8 @@ fn file_schema(scan: &SegmentScan, addressed: bool, owned: bool) -> TableSchema 
     if owned {
         following.push(Arc::new(Field::new(crate::provider::USER, DataType::Utf8View, true)));
     }
-    let mut builder = TableSchema::builder(scan.stored.clone()).with_table_partition_cols(following);
+    let mut builder =
+        TableSchema::builder(scan.written.storage().clone()).with_table_partition_cols(following);
     if addressed {
         let row_number = Field::new(ROW_NUMBER, DataType::Int64, false).with_extension_type(RowNumber);
         builder = builder.with_virtual_columns(vec![Arc::new(row_number) as FieldRef]);
@@ -158,14 +171,12 @@ fn file_schema(scan: &SegmentScan, addressed: bool, owned: bool) -> TableSchema 
     builder.build()
 }
 
-fn projection(columns: &[ScanColumn], output: &SchemaRef, full: &SchemaRef) -> Result<ProjectionExprs> {
+fn projection(scan: &SegmentScan, full: &SchemaRef) -> Result<ProjectionExprs> {
     let named =
         |name: &str| -> Result<Arc<dyn PhysicalExpr>> { Ok(Arc::new(Column::new_with_schema(name, full)?)) };
-    let expressions = columns.iter().zip(output.fields()).map(|(column, field)| {
+    let expressions = scan.columns.iter().zip(scan.schema.fields()).map(|(column, field)| {
         let expression = match *column {
-            ScanColumn::Stored(at) => {
-                Arc::new(Column::new(full.field(at).name(), at)) as Arc<dyn PhysicalExpr>
-            }
+            ScanColumn::Stored(at) => stored_column(scan, at, field)?,
             ScanColumn::User => named(crate::provider::USER)?,
             ScanColumn::RowAddress => {
                 let row = Arc::new(CastExpr::new(named(ROW_NUMBER)?, DataType::UInt64, None));
@@ -177,13 +188,42 @@ fn projection(columns: &[ScanColumn], output: &SchemaRef, full: &SchemaRef) -> R
     Ok(ProjectionExprs::from_expressions(expressions.collect::<Result<Vec<_>>>()?))
 }
 
+/// The table's stored column at `at`, which is described by `field`, made of what the files have.
+fn stored_column(scan: &SegmentScan, at: usize, field: &FieldRef) -> Result<Arc<dyn PhysicalExpr>> {
+    let SegmentScan { current, written, .. } = scan;
+    let stored = |at: usize| -> Arc<dyn PhysicalExpr> {
+        Arc::new(Column::new(written.storage().field(at).name(), at))
+    };
+    let declared = current.columns().len();
+    if at >= declared {
+        return Ok(stored(written.columns().len() + at - declared));
+    }
+    let literal = |value: ScalarValue| -> Arc<dyn PhysicalExpr> {
+        Arc::new(Literal::new_with_metadata(value, Some(FieldMetadata::from(field.as_ref()))))
+    };
+    let source = source(written, current, at).map_err(|e| crate::error::Error::from(e).into_datafusion())?;
+    Ok(match source {
+        Source::Column(at) if written.storage().field(at).metadata() == field.metadata() => stored(at),
+        // JSON and UUID that became TEXT.
+        Source::Column(at) => Arc::new(CastExpr::new_with_target_field(stored(at), field.clone(), None)),
+        Source::Widened(at, types) => types.iter().fold(stored(at), |expression, data_type| {
+            Arc::new(CastExpr::new(expression, data_type.arrow(), None))
+        }),
+        Source::Value(value) => literal(ScalarValue::try_from_array(&value, 0)?),
+        Source::Null => literal(ScalarValue::try_from(field.data_type())?),
+    })
+}
+
 impl DisplayAs for SegmentScanExec {
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Facts { table, segments, pruned, hidden_rows } = &*self.facts;
+        let Facts { table, segments, pruned, hidden_rows, version } = &*self.facts;
         write!(
             f,
             "SegmentScanExec: table={table}, segments={segments}, pruned={pruned}, hidden_rows={hidden_rows}"
         )?;
+        if let Some(version) = version {
+            write!(f, ", schema_version={version}")?;
+        }
         let schema = self.schema();
         let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
         write!(f, ", projection=[{}]", names.join(", "))?;

@@ -4,14 +4,15 @@
 //! `_user`, which only `dba` and above can: then it is all partitions. Soft-deleted rows are left out unless the
 //! statement names `_deleted` of this table.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{DFSchema, DataFusionError, Result, internal_datafusion_err};
+use datafusion::common::{DFSchema, DataFusionError, Result};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::PhysicalExpr;
@@ -19,7 +20,7 @@ use datafusion::physical_expr::expressions::{BinaryExpr as PhysicalBinary, Colum
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExecBuilder;
 use datafusion::physical_plan::union::UnionExec;
-use kalamdb_engine::{ChunkView, SEQ, Segment, SegmentChunk, Table, TableId, TableKind, UserId};
+use kalamdb_engine::{ChunkView, SEQ, Segment, Table, TableId, TableKind, TableSchema, UserId};
 
 use super::USER;
 use super::scan::Scans;
@@ -93,24 +94,14 @@ impl EngineTable {
                     ChunkView::Segment(chunk) if chunk.segment.meta().live_row_groups == 0 && !tombstones => {
                     }
                     ChunkView::Segment(chunk) => {
-                        let newer = chunk.newer_than_snapshot;
-                        let cold = self.cold(chunk.clone(), at, user.clone())?;
-                        if newer { chunks.newer.push(cold) } else { chunks.cold.push(cold) }
+                        let part =
+                            if chunk.newer_than_snapshot { &mut chunks.newer } else { &mut chunks.cold };
+                        part.push(ColdChunk { chunk: chunk.clone(), index: at, user: user.clone() });
                     }
                 }
             }
         }
         Ok(chunks)
-    }
-
-    /// A segment with the schema it was written with. This is the place where the columns of an old segment are
-    /// matched to the table's: by name today, for there is one version.
-    fn cold(&self, chunk: SegmentChunk, index: usize, user: Option<UserId>) -> Result<ColdChunk> {
-        let version = chunk.segment.meta().schema_version;
-        let schema = self.ctx.catalog.schema_at(self.table.id, version);
-        let schema = schema
-            .ok_or_else(|| internal_datafusion_err!("a segment of unknown schema version {version}"))?;
-        Ok(ColdChunk { chunk, index, user, stored: schema.storage().clone() })
     }
 
     /// Leaves out segments that the manifest's statistics rule out; says how many.
@@ -129,12 +120,20 @@ impl EngineTable {
         Ok(before - chunks.cold.len() - chunks.newer.len())
     }
 
-    fn segment_scan(&self, state: &dyn Session, chunks: Vec<ColdChunk>, output: &Output) -> SegmentScan {
+    /// Chunks that were written with one schema version.
+    fn segment_scan(
+        &self,
+        state: &dyn Session,
+        written: Arc<TableSchema>,
+        chunks: Vec<ColdChunk>,
+        output: &Output,
+    ) -> SegmentScan {
         SegmentScan {
             table: self.table.qualified_name().into(),
             chunks,
             pruned: 0,
-            stored: self.table.schema.storage().clone(),
+            current: self.table.schema.clone(),
+            written,
             columns: output.columns.clone(),
             schema: output.schema.clone(),
             tombstones: self.tombstones.load(Ordering::Relaxed),
@@ -147,11 +146,13 @@ impl EngineTable {
     fn newer_scan(
         &self,
         state: &dyn Session,
+        written: Arc<TableSchema>,
         chunks: Vec<ColdChunk>,
         output: &Output,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let wider = output.with_seq(self.table.schema.columns().len());
-        let scan = SegmentScanExec::new(self.segment_scan(state, chunks, &wider), state.config_options())?;
+        let scan = self.segment_scan(state, written, chunks, &wider);
+        let scan = SegmentScanExec::new(scan, state.config_options())?;
         let seq: Arc<dyn PhysicalExpr> = Arc::new(Column::new_with_schema(SEQ, &wider.schema)?);
         let newest = lit(self.ctx.snapshot.seq() as i64);
         let visible = Arc::new(PhysicalBinary::new(seq, Operator::LtEq, newest));
@@ -183,6 +184,17 @@ impl Chunks {
         let loaded = loaded.await.map_err(|e| DataFusionError::External(Box::new(e)))?;
         loaded.map_err(|e| Error::from(e).into_datafusion())
     }
+}
+
+/// Chunks by the schema version that they were written with, newest first.
+fn by_version(chunks: Vec<ColdChunk>) -> Vec<(Arc<TableSchema>, Vec<ColdChunk>)> {
+    let mut versions: BTreeMap<Reverse<u32>, (Arc<TableSchema>, Vec<ColdChunk>)> = BTreeMap::new();
+    for chunk in chunks {
+        let written = chunk.chunk.segment.schema().clone();
+        let version = versions.entry(Reverse(written.version())).or_insert_with(|| (written, Vec::new()));
+        version.1.push(chunk);
+    }
+    versions.into_values().collect()
 }
 
 /// The columns a scan gives, and how many rows are enough.
@@ -244,12 +256,17 @@ impl TableProvider for EngineTable {
         let pruned = self.prune(state, filters, &mut chunks)?;
         chunks.load().await?;
         let mut plans: Vec<Arc<dyn ExecutionPlan>> = Vec::with_capacity(3);
-        if !chunks.cold.is_empty() || pruned > 0 {
-            let scan = SegmentScan { pruned, ..self.segment_scan(state, chunks.cold, &output) };
+        let mut cold = by_version(chunks.cold);
+        if cold.is_empty() && pruned > 0 {
+            cold.push((self.table.schema.clone(), Vec::new()));
+        }
+        for (at, (written, chunks)) in cold.into_iter().enumerate() {
+            let pruned = if at == 0 { pruned } else { 0 };
+            let scan = SegmentScan { pruned, ..self.segment_scan(state, written, chunks, &output) };
             plans.push(Arc::new(SegmentScanExec::new(scan, state.config_options())?));
         }
-        if !chunks.newer.is_empty() {
-            plans.push(self.newer_scan(state, chunks.newer, &output)?);
+        for (written, chunks) in by_version(chunks.newer) {
+            plans.push(self.newer_scan(state, written, chunks, &output)?);
         }
         if !chunks.hot.is_empty() || plans.is_empty() {
             let table = self.table.qualified_name().into();
