@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use datafusion::sql::sqlparser::ast;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use kalamdb_engine::{DEFAULT_NAMESPACE, UserId};
@@ -25,6 +26,9 @@ use crate::live::{LiveFeed, LiveRequest};
 use crate::running::RunningQuery;
 use crate::statement::StatementContext;
 use crate::{audit, ddl, dml, flush, names, params, query, show, types, users};
+
+/// How often a query is planned again because a table was altered meanwhile.
+const QUERY_TRIES: usize = 5;
 
 /// One request: an identity and a namespace that `USE` changes.
 #[derive(Debug, Clone)]
@@ -218,7 +222,7 @@ impl Session {
     async fn run_rows(&self, statement: &Statement, params: &[Value]) -> Result<Outcome> {
         match statement {
             Statement::Query(ast) | Statement::Explain(ast) => {
-                Ok(Outcome::rows(query::query(&self.read_context(), ast, params).await?))
+                Ok(Outcome::rows(self.query(ast, params).await?))
             }
             Statement::Insert(insert) => dml::insert(self.write_context(), insert, params).await,
             Statement::Update(update) => dml::update(self.write_context(), update, params).await,
@@ -227,6 +231,18 @@ impl Session {
                 ErrorCode::InvalidStatement,
                 "this statement cannot be executed as another user",
             )),
+        }
+    }
+
+    /// A query. One that finds a table altered since it took its catalog, so that a column it knows is gone, is planned
+    /// again with the new one.
+    async fn query(&self, ast: &ast::Statement, params: &[Value]) -> Result<RowSet> {
+        let mut tries = 0;
+        loop {
+            match query::query(&self.read_context(), ast, params).await {
+                Err(error) if error.code == ErrorCode::Conflict && tries < QUERY_TRIES => tries += 1,
+                other => return other,
+            }
         }
     }
 
@@ -240,7 +256,7 @@ impl Session {
             }
             Statement::ShowColumns(table) => show::columns(&ctx, table),
             Statement::Describe { table, history: false } => show::columns(&ctx, table),
-            Statement::Describe { table, history: true } => show::history(&ctx, table),
+            Statement::Describe { table, history: true } => show::history(&ctx, table).await,
             Statement::ShowStats(table) => show::stats(&ctx, table).await,
             Statement::ShowManifest(table) => show::manifest(&ctx, table).await,
             Statement::KillLiveQuery { live_id } => {
@@ -289,6 +305,7 @@ async fn change(ctx: Arc<StatementContext>, statement: Statement) -> Result<Outc
             ddl::drop_namespace(&ctx, name, *if_exists, *cascade, *position).await
         }
         Statement::CreateTable(table) => ddl::create_table(&ctx, table).await,
+        Statement::AlterTable(wanted) => ddl::alter_table(ctx, wanted).await,
         Statement::DropTable { table, kind, if_exists, cascade } => {
             ddl::drop_table(&ctx, table, *kind, *if_exists, *cascade).await
         }

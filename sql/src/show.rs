@@ -1,6 +1,9 @@
 //! SHOW and DESCRIBE.
 
-use kalamdb_engine::system::Cell;
+use std::collections::HashMap;
+
+use kalamdb_engine::read::live_rows;
+use kalamdb_engine::system::{Cell, Row, TABLE_SCHEMAS};
 use kalamdb_engine::{DataType, Table, TableKind};
 
 use crate::auth::Role;
@@ -151,10 +154,16 @@ fn with_ordinal(cells: [Cell; 5], ordinal: i64) -> Vec<Cell> {
 ///
 /// # Errors
 /// As [`columns`].
-pub(crate) fn history(ctx: &StatementContext, written: &TableRef) -> Result<Outcome> {
+pub(crate) async fn history(ctx: &StatementContext, written: &TableRef) -> Result<Outcome> {
     let table = names::engine_table(ctx, written)?;
     check_read(ctx, &table, written)?;
-    let schema = grid::schema(&[("version", DataType::Int), ("columns", DataType::Json)]);
+    let schema = grid::schema(&[
+        ("version", DataType::Int),
+        ("changes", DataType::Text),
+        ("created_at", DataType::Timestamp),
+        ("columns", DataType::Json),
+    ]);
+    let mut changes = changes_of(ctx, &table).await?;
     let rows = ctx.catalog.schema_history(table.id).map(|version| {
         let columns = version.columns().iter().filter(|column| !column.secret).map(|column| {
             serde_json::json!({
@@ -166,9 +175,28 @@ pub(crate) fn history(ctx: &StatementContext, written: &TableRef) -> Result<Outc
             })
         });
         let columns = serde_json::Value::Array(columns.collect());
-        vec![Cell::Int(version.version().into()), Cell::from(columns.to_string())]
+        let number = i64::from(version.version());
+        let (words, created_at) = changes.remove(&number).unwrap_or((Cell::Null, Cell::Null));
+        vec![Cell::Int(number), words, created_at, Cell::from(columns.to_string())]
     });
     Ok(Outcome::batch(grid::batch(&schema, &rows.collect::<Vec<_>>())?))
+}
+
+/// What each schema version of a table changed, in words, and when. The tables of the system have no such record.
+async fn changes_of(ctx: &StatementContext, table: &Table) -> Result<HashMap<i64, (Cell, Cell)>> {
+    let mut changes = HashMap::new();
+    let Some(schemas) = ctx.catalog.table_by_id(TABLE_SCHEMAS) else { return Ok(changes) };
+    let view = ctx.instance.database().view(&ctx.snapshot, schemas, None).await?;
+    for located in live_rows(&view)? {
+        for row in 0..located.addresses.len() {
+            let row = Row::new(&located.rows.rows, row);
+            if row.int("table_id")? == table.id.0 as i64 {
+                let words = row.text("changes")?.map_or(Cell::Null, Cell::from);
+                changes.insert(row.int("version")?, (words, Cell::Int(row.int("created_at")?)));
+            }
+        }
+    }
+    Ok(changes)
 }
 
 /// `SHOW STATS FOR TABLE t`: where its rows are. Without the role `dba` a USER table is the session's own partition.

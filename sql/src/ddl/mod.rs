@@ -2,6 +2,8 @@
 //!
 //! They need the role `dba`. The namespace `system` belongs to the database: nothing is created, changed or dropped in it.
 
+mod alter;
+mod conditions;
 mod schema;
 
 use kalamdb_engine::{DEFAULT_NAMESPACE, Ddl, NamespaceId, NewTable, SYSTEM_NAMESPACE, TableKind, TableName};
@@ -14,6 +16,8 @@ use crate::names;
 use crate::session::Outcome;
 use crate::statement::StatementContext;
 use crate::system::INFORMATION_SCHEMA;
+
+pub(crate) use alter::alter_table;
 
 /// `CREATE NAMESPACE`.
 ///

@@ -60,7 +60,8 @@ fn check_names(columns: &[ColumnDef]) -> Result<()> {
     Ok(())
 }
 
-fn build_column(ctx: &StatementContext, wanted: &ColumnDef) -> Result<Column> {
+/// A column as declared, without an id.
+pub(super) fn build_column(ctx: &StatementContext, wanted: &ColumnDef) -> Result<Column> {
     let mut generated = false;
     if let Some(default) = &wanted.default {
         let at = wanted.default_position;

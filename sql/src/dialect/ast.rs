@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion::sql::sqlparser::ast;
 use kalamdb_engine::{DataType, TableKind, TableOptions};
 
+use super::options::Written;
 use crate::auth::Role;
 use crate::error::{Error, Position};
 
@@ -67,6 +68,8 @@ pub enum Statement {
     },
     /// `CREATE [USER|SHARED|STREAM] TABLE`.
     CreateTable(Box<CreateTable>),
+    /// `ALTER TABLE`.
+    AlterTable(Box<AlterTable>),
     /// `DROP [USER|SHARED|STREAM] TABLE`.
     DropTable {
         /// Which one.
@@ -189,6 +192,81 @@ pub struct CreateTable {
     pub options: TableOptions,
     /// `LOCATION REFERENCE 'name'`.
     pub location_reference: Option<(String, Option<Position>)>,
+}
+
+/// `ALTER TABLE`.
+#[derive(Debug, Clone)]
+pub struct AlterTable {
+    /// Which one.
+    pub table: TableRef,
+    /// No error if it is not there.
+    pub if_exists: bool,
+    /// What to change, in this order.
+    pub changes: Vec<Alteration>,
+}
+
+/// A name and where it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// Folded to lower case unless quoted.
+    pub name: String,
+    /// Where it was written.
+    pub position: Option<Position>,
+}
+
+/// One change of `ALTER TABLE`.
+#[derive(Debug, Clone)]
+pub enum Alteration {
+    /// `ADD COLUMN c TYPE ...`.
+    AddColumn {
+        /// The column.
+        column: ColumnDef,
+        /// Nothing to do if there is one of the name.
+        if_not_exists: bool,
+    },
+    /// `DROP COLUMN c`.
+    DropColumn {
+        /// Which.
+        column: Named,
+        /// Nothing to do if there is none.
+        if_exists: bool,
+    },
+    /// `RENAME COLUMN a TO b`.
+    RenameColumn {
+        /// Which.
+        column: Named,
+        /// Its new name.
+        to: Named,
+    },
+    /// `RENAME TO t2`.
+    RenameTable(TableRef),
+    /// `MODIFY COLUMN c TYPE`.
+    Retype {
+        /// Which.
+        column: Named,
+        /// Its new type.
+        data_type: DataType,
+        /// Where the type was written.
+        position: Option<Position>,
+    },
+    /// `ALTER COLUMN c SET DEFAULT x` and `DROP DEFAULT`.
+    SetDefault {
+        /// Which.
+        column: Named,
+        /// The new default.
+        default: Option<ast::Expr>,
+        /// Where it was written.
+        position: Option<Position>,
+    },
+    /// `ALTER COLUMN c SET NOT NULL` and `DROP NOT NULL`.
+    SetNotNull {
+        /// Which.
+        column: Named,
+        /// True for `SET`.
+        not_null: bool,
+    },
+    /// `SET (k = v, ...)`.
+    SetOptions(Vec<Written>),
 }
 
 /// A column of `CREATE TABLE`.

@@ -41,7 +41,7 @@ pub(super) fn parse(tokens: &mut Tokens<'_>) -> Result<Declared> {
 }
 
 /// Only what is followed as a constraint is: a column may be called `check` or `unique`.
-fn starts_constraint(tokens: &Tokens<'_>) -> bool {
+pub(super) fn starts_constraint(tokens: &Tokens<'_>) -> bool {
     let paren_follows = |n| tokens.parser.peek_nth_token_ref(n).token == Token::LParen;
     tokens.sees("CONSTRAINT")
         || tokens.sees_all(&["PRIMARY", "KEY"])
@@ -49,7 +49,8 @@ fn starts_constraint(tokens: &Tokens<'_>) -> bool {
         || ((tokens.sees("UNIQUE") || tokens.sees("CHECK")) && paren_follows(1))
 }
 
-fn column(tokens: &mut Tokens<'_>, checks: &mut Vec<Expr>) -> Result<ColumnDef> {
+/// One column; CHECK conditions after it go to `checks`.
+pub(super) fn column(tokens: &mut Tokens<'_>, checks: &mut Vec<Expr>) -> Result<ColumnDef> {
     let (name, position) = tokens.name("a column name")?;
     let at = tokens.here();
     if !matches!(tokens.parser.peek_token_ref().token, Token::Word(_)) {

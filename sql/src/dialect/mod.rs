@@ -5,6 +5,7 @@
 //! last one, so that those before it still run. Work and memory are bounded before parsing begins: text, nesting and
 //! the length of operator chains have limits, because trees are walked and dropped recursively later.
 
+mod alter;
 mod ast;
 mod columns;
 mod grammar;
@@ -23,9 +24,10 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
 use crate::error::{Error, ErrorCode, Position, Result};
 
-pub(crate) use ast::ColumnDef;
+pub(crate) use ast::{AlterTable, Alteration, ColumnDef, Named};
 pub use ast::{CreateNamespace, CreateTable, CreateUser, Flush, ParsedStatement, Statement, TableRef};
 pub(crate) use grammar::KalamDialect;
+pub(crate) use options::alter as alter_option;
 
 /// All statements of a text, in order.
 pub(crate) fn parse(sql: &str) -> Vec<ParsedStatement> {

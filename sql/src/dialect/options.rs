@@ -25,14 +25,17 @@ const TABLE_OPTIONS: [&str; 9] = [
 const STREAM_OPTIONS: [&str; 3] = ["retention", "ephemeral", "max_buffer"];
 const STORED_OPTIONS: [&str; 4] = ["compression", "deleted_retention", "flush_interval", "flush_rows"];
 
+/// Those that can be changed.
+const ALTERABLE: [&str; 5] = ["access", "compression", "deleted_retention", "flush_interval", "flush_rows"];
+
 /// One `key = value`.
-#[derive(Debug)]
-pub(super) struct Written {
+#[derive(Debug, Clone)]
+pub struct Written {
     /// Folded to lower case.
-    pub(super) key: String,
-    pub(super) value: Value,
+    pub(crate) key: String,
+    pub(crate) value: Value,
     /// Where the key is.
-    pub(super) position: Option<Position>,
+    pub(crate) position: Option<Position>,
 }
 
 impl Written {
@@ -130,6 +133,35 @@ pub(super) fn apply(written: &Written, options: &mut TableOptions) -> Result<()>
             options.ephemeral = Some(written.value.as_bool().ok_or_else(|| written.bad("TRUE or FALSE"))?);
         }
         _ => return Err(unknown(written)),
+    }
+    Ok(())
+}
+
+/// Changes an option of a table that exists; NULL takes it back to what tables have that say nothing.
+///
+/// # Errors
+/// [`ErrorCode::InvalidParameter`] that names the options that can be changed, or the values the option takes.
+pub(crate) fn alter(written: &Written, options: &mut TableOptions, kind: TableKind) -> Result<()> {
+    if !ALTERABLE.contains(&written.key.as_str()) {
+        let known = TABLE_OPTIONS.contains(&written.key.as_str());
+        let message = match known {
+            true => format!("option {} of a table cannot be changed", written.key),
+            false => format!("there is no table option {}", written.key),
+        };
+        return Err(Error::new(ErrorCode::InvalidParameter, message)
+            .with_position(written.position)
+            .with_hint(format!("the options that can be changed are {}", ALTERABLE.join(", "))));
+    }
+    check_kind(std::slice::from_ref(written), kind)?;
+    if !written.value.is_null() {
+        return apply(written, options);
+    }
+    match written.key.as_str() {
+        "access" => options.access = Access::default(),
+        "compression" => options.compression = None,
+        "deleted_retention" => options.deleted_retention = None,
+        "flush_interval" => options.flush_interval_secs = None,
+        _ => options.flush_rows = None,
     }
     Ok(())
 }

@@ -6,12 +6,11 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use super::ast::Statement;
 use super::grammar::BoundedDialect;
 use super::tokens::Tokens;
-use super::{manage, table};
+use super::{alter as alter_table, manage, table};
 use crate::error::{Error, ErrorCode, Position, Result};
 
 /// Statements that are known but not built yet, by their first words.
-const PLANNED: [(&[&str], &str); 17] = [
-    (&["ALTER", "TABLE"], "ALTER TABLE"),
+const PLANNED: [(&[&str], &str); 16] = [
     (&["CREATE", "VIEW"], "views"),
     (&["CREATE", "OR", "REPLACE", "VIEW"], "views"),
     (&["DROP", "VIEW"], "views"),
@@ -114,6 +113,8 @@ fn alter(tokens: &mut Tokens<'_>) -> Result<Statement> {
         manage::alter_namespace(tokens)
     } else if tokens.sees_all(&["ALTER", "USER"]) {
         manage::alter_user(tokens)
+    } else if tokens.sees_all(&["ALTER", "TABLE"]) {
+        alter_table::parse(tokens)
     } else {
         tokens.parser.advance_token();
         Err(tokens.expected("NAMESPACE, TABLE or USER"))

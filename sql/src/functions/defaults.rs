@@ -11,7 +11,7 @@ use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr, ExprSchemable};
+use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ExprWithAlias, FunctionArguments};
 use kalamdb_engine::{Column, DataType, TIMEZONE};
@@ -47,6 +47,28 @@ pub(crate) fn evaluate_default(ctx: &StatementContext, column: &Column, rows: us
 /// [`ErrorCode::TypeMismatch`], [`ErrorCode::ValueOutOfRange`]; [`ErrorCode::InvalidStatement`] if it refers to columns.
 pub(crate) fn check_default(ctx: &StatementContext, expr: &SqlExpr, target: &DataType) -> Result<()> {
     evaluate(ctx, expr, target, 1).map(drop)
+}
+
+/// The one value that a default gives to rows that are there already; `None` for NULL.
+///
+/// # Errors
+/// [`ErrorCode::InvalidStatement`] if it would have to be another one for each row, or depends on whose row it is.
+pub(crate) fn constant_default(ctx: &StatementContext, column: &Column) -> Result<Option<ArrayRef>> {
+    let Some(text) = &column.default else { return Ok(None) };
+    let planned = plan(&state(ctx)?, &dialect::parse_expression(text)?, &DFSchema::empty())?;
+    let differs = |expr: &Expr| {
+        Ok(matches!(expr, Expr::ScalarFunction(call) if Kind::named(call.name()).is_some()
+            || call.func.signature().volatility == Volatility::Volatile))
+    };
+    if planned.exists(differs)? {
+        let message = format!("the default {text} of column {} has no one value for the rows", column.name);
+        return Err(Error::new(ErrorCode::InvalidStatement, message).with_hint(format!(
+            "add the column without a default, then ALTER COLUMN {} SET DEFAULT {text} for rows to come",
+            column.name
+        )));
+    }
+    let value = evaluate_default(ctx, column, 1)?;
+    Ok(Some(value).filter(|value| value.logical_null_count() == 0))
 }
 
 fn evaluate(ctx: &StatementContext, expr: &SqlExpr, target: &DataType, rows: usize) -> Result<ArrayRef> {

@@ -22,7 +22,9 @@ use crate::instance::Instance;
 use crate::statement::StatementContext;
 
 pub(crate) use checked::{CheckedOperators, ExactSum};
-pub(crate) use defaults::{check_default, check_expression, evaluate_default, is_snowflake};
+pub(crate) use defaults::{
+    check_default, check_expression, constant_default, evaluate_default, is_snowflake,
+};
 
 /// Which of our functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

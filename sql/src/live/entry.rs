@@ -65,6 +65,8 @@ pub(crate) enum End {
     Killed,
     /// Its table is gone.
     TableDropped,
+    /// A column that it uses is gone or has another type.
+    SchemaChanged,
     /// The server stops.
     Shutdown,
     /// It failed; the client was told why.
@@ -77,6 +79,7 @@ impl End {
         match self {
             Self::Killed => Some("killed"),
             Self::TableDropped => Some("table_dropped"),
+            Self::SchemaChanged => Some("schema_changed"),
             Self::Shutdown => Some("shutdown"),
             Self::Failed => None,
         }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use kalamdb_engine::{Database, Seq, TableId};
+use kalamdb_engine::{ColumnId, Database, Seq, TableId};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
@@ -20,6 +20,7 @@ use crate::live::cursor::Cursor;
 use crate::live::entry::{End, Entry, Subscription};
 use crate::live::hub::Hub;
 use crate::live::outbox::Outbox;
+use crate::live::program::Input;
 use crate::live::rows::{LiveQueryRow, row};
 use crate::live::subscribe;
 use crate::live::{LiveFeed, LiveRequest, evaluator};
@@ -131,6 +132,34 @@ impl LiveQueryManager {
         ids
     }
 
+    /// The live ids of the subscriptions that use any of these columns of a table, for the refusal to change them.
+    pub(crate) fn subscriptions_using(&self, table: TableId, columns: &[ColumnId]) -> Vec<String> {
+        let registry = self.shared.registry.lock();
+        let mut ids: Vec<String> = registry
+            .live_ids
+            .values()
+            .map(|(entry, index)| &entry.subscriptions[*index])
+            .filter(|subscription| uses(subscription, table, columns))
+            .map(|subscription| subscription.live_id.clone())
+            .collect();
+        ids.sort();
+        ids
+    }
+
+    /// Ends the subscriptions that use any of these columns of a table, which were dropped or got other types. To be called
+    /// after every such change: a subscription may have come between the check and the change.
+    pub(crate) fn columns_changed(&self, table: TableId, columns: &[ColumnId]) {
+        let ended: Vec<(Arc<Entry>, usize)> = {
+            let registry = self.shared.registry.lock();
+            let uses =
+                |(entry, index): &&(Arc<Entry>, usize)| uses(&entry.subscriptions[*index], table, columns);
+            registry.live_ids.values().filter(uses).cloned().collect()
+        };
+        for (entry, index) in ended {
+            self.shared.end(&entry, index, End::SchemaChanged);
+        }
+    }
+
     /// Ends all subscriptions to a table that was dropped. To be called after every drop: a subscription may have
     /// come between the check and the drop.
     pub(crate) fn table_dropped(&self, table: TableId) {
@@ -175,6 +204,11 @@ impl LiveQueryManager {
         }
         self.evaluator.abort();
     }
+}
+
+fn uses(subscription: &Subscription, table: TableId, columns: &[ColumnId]) -> bool {
+    let used = |input: &Input| matches!(input, Input::Column { id, .. } if columns.contains(id));
+    subscription.table.id == table && subscription.program.inputs.iter().any(used)
 }
 
 impl Drop for LiveQueryManager {

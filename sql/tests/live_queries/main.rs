@@ -1,5 +1,6 @@
 //! Live queries end to end through sessions, in one process.
 
+mod altered;
 mod connections;
 mod exactness;
 mod filters;

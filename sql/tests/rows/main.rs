@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod alter;
 mod arithmetic;
 mod changes;
 mod columns;
