@@ -1,7 +1,9 @@
 //! Which rows of one chunk source were superseded or deleted, and by which commit.
 //!
 //! Marks only ever get added, in commit order, so readers at an older snapshot share the structure with writers: they
-//! ignore marks newer than theirs. Marks that every open snapshot sees are folded into a plain bitmap.
+//! ignore marks newer than theirs. Marks that every open snapshot sees are folded into a plain bitmap. Which commit set
+//! them is still known after that, until the marks are in a manifest: a file of the partition must be able to say what
+//! was marked at exactly the manifest's commit.
 
 use std::sync::Arc;
 
@@ -25,9 +27,10 @@ struct Inner {
     all: RoaringBitmap,
     /// Rows whose mark is seen by every open snapshot.
     folded: Arc<RoaringBitmap>,
-    /// The other marks, by rising sequence.
-    recent: Vec<(Seq, u32)>,
-    /// The answer last given, and how many recent marks are in it.
+    /// Marks by rising sequence; the oldest may be forgotten. The first `in_folded` of them are folded too.
+    log: Vec<(Seq, u32)>,
+    in_folded: usize,
+    /// The answer last given, and how many marks beyond the folded ones are in it.
     cached: Option<(usize, Arc<RoaringBitmap>)>,
 }
 
@@ -49,8 +52,8 @@ impl Marks {
         if !inner.all.insert(row) {
             return false;
         }
-        inner.recent.push((seq, row));
-        if inner.recent.len().is_multiple_of(FOLD_AT) {
+        inner.log.push((seq, row));
+        if inner.recent().len().is_multiple_of(FOLD_AT) {
             inner.fold(horizon);
         }
         true
@@ -59,7 +62,7 @@ impl Marks {
     /// The rows marked at or before `snapshot`; `None` if there are none.
     pub fn at(&self, snapshot: Seq) -> Option<Arc<RoaringBitmap>> {
         let inner = self.inner.read();
-        let seen = inner.recent.partition_point(|(seq, _)| *seq <= snapshot);
+        let seen = inner.recent().partition_point(|(seq, _)| *seq <= snapshot);
         if seen == 0 {
             return (!inner.folded.is_empty()).then(|| inner.folded.clone());
         }
@@ -69,17 +72,43 @@ impl Marks {
             return Some(bitmap.clone());
         }
         let mut rows = RoaringBitmap::clone(&inner.folded);
-        rows.extend(inner.recent[..seen].iter().map(|(_, row)| *row));
+        rows.extend(inner.recent()[..seen].iter().map(|(_, row)| *row));
         let rows = Arc::new(rows);
         drop(inner);
         self.inner.write().remember(seen, snapshot, &rows);
         Some(rows)
     }
 
-    /// Marks newer than `snapshot`, oldest first.
-    pub fn after(&self, snapshot: Seq) -> Vec<(Seq, u32)> {
+    /// Marks of commits after `seq`, oldest first: those that are not [forgotten](Marks::forget).
+    pub fn after(&self, seq: Seq) -> Vec<(Seq, u32)> {
         let inner = self.inner.read();
-        inner.recent[inner.recent.partition_point(|(seq, _)| *seq <= snapshot)..].to_vec()
+        inner.log[inner.until(seq)..].to_vec()
+    }
+
+    /// The other marked rows: those of which [`Marks::after`] of the same sequence says nothing.
+    pub fn up_to(&self, seq: Seq) -> RoaringBitmap {
+        let inner = self.inner.read();
+        let mut rows = inner.all.clone();
+        for (_, row) in &inner.log[inner.until(seq)..] {
+            rows.remove(*row);
+        }
+        rows
+    }
+
+    /// How many those are.
+    pub fn len_up_to(&self, seq: Seq) -> u64 {
+        let inner = self.inner.read();
+        inner.all.len() - (inner.log.len() - inner.until(seq)) as u64
+    }
+
+    /// Forgets which commits set the marks up to `seq`, as far as every snapshot sees them. They stay marks.
+    pub fn forget(&self, seq: Seq, horizon: Seq) {
+        let mut inner = self.inner.write();
+        inner.fold(horizon);
+        let count = inner.until(seq).min(inner.in_folded);
+        inner.log.drain(..count);
+        inner.log.shrink_to(2 * FOLD_AT);
+        inner.in_folded -= count;
     }
 
     /// How many rows are marked, visibly or not.
@@ -94,18 +123,30 @@ impl Marks {
 }
 
 impl Inner {
+    /// Marks that are not folded.
+    fn recent(&self) -> &[(Seq, u32)] {
+        &self.log[self.in_folded..]
+    }
+
+    /// How many of the log's marks are of commits up to `seq`.
+    fn until(&self, seq: Seq) -> usize {
+        self.log.partition_point(|(of, _)| *of <= seq)
+    }
+
     fn fold(&mut self, horizon: Seq) {
-        let count = self.recent.partition_point(|(seq, _)| *seq <= horizon);
+        let count = self.recent().partition_point(|(seq, _)| *seq <= horizon);
         if count > 0 {
+            let upto = self.in_folded + count;
             let folded = Arc::make_mut(&mut self.folded);
-            folded.extend(self.recent.drain(..count).map(|(_, row)| row));
+            folded.extend(self.log[self.in_folded..upto].iter().map(|(_, row)| *row));
+            self.in_folded = upto;
             self.cached = None;
         }
     }
 
     /// Keeps an answer, unless a fold or newer marks at the same snapshot came between.
     fn remember(&mut self, seen: usize, snapshot: Seq, rows: &Arc<RoaringBitmap>) {
-        let still = self.recent.partition_point(|(seq, _)| *seq <= snapshot) == seen;
+        let still = self.recent().partition_point(|(seq, _)| *seq <= snapshot) == seen;
         if still && self.folded.len() + seen as u64 == rows.len() {
             self.cached = Some((seen, rows.clone()));
         }

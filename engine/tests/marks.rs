@@ -32,3 +32,21 @@ fn folding_keeps_what_open_snapshots_need() {
     }
     assert_eq!(marks.after(990).len(), 10);
 }
+
+#[test]
+fn what_was_marked_at_a_commit_is_known_after_folding_until_it_is_forgotten() {
+    let marks = Marks::default();
+    for row in 0..1_000u32 {
+        marks.add(row, u64::from(row) + 1, 900);
+    }
+    assert_eq!(marks.up_to(400), (0..400).collect());
+    assert_eq!((marks.after(400).len(), marks.len_up_to(400)), (600, 400));
+    marks.forget(400, 950);
+    assert_eq!(marks.up_to(400), (0..400).collect());
+    assert_eq!(marks.up_to(300), (0..400).collect(), "those forgotten count as the oldest");
+    assert_eq!(marks.after(0).first(), Some(&(401, 400)));
+    marks.forget(980, 950);
+    assert_eq!(marks.after(0).first(), Some(&(951, 950)), "a mark that is not folded is not forgotten");
+    assert_eq!(marks.at(975).unwrap().len(), 975);
+    assert_eq!(marks.len(), 1_000);
+}
