@@ -114,6 +114,13 @@ pub struct TableOptions {
     pub max_buffer: Option<u64>,
 }
 
+impl TableOptions {
+    /// The Parquet compression: `zstd` unless the table says otherwise.
+    pub fn compression(&self) -> &str {
+        self.compression.as_deref().unwrap_or("zstd")
+    }
+}
+
 /// A table as of one catalog version.
 #[derive(Debug)]
 pub struct Table {

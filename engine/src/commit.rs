@@ -25,8 +25,8 @@ use crate::fit;
 use crate::ids::{ColumnId, Seq};
 use crate::memtable::{Memtable, Slot};
 use crate::partition::{CommitState, Partition, Version};
-use crate::segment::Segment;
 use crate::segment::find::Found;
+use crate::segment::{Relocated, Segment};
 use crate::sequencer::Answer;
 use crate::view::{ChunkView, PartitionView, Place};
 use crate::write::PartitionWrite;
@@ -45,7 +45,7 @@ pub(crate) struct Prepared {
     partition: Arc<Partition>,
     table: Arc<Table>,
     body: PartBody,
-    /// What the addresses came from; its memtables know where their rows went.
+    /// What the addresses came from; its memtables and segments know where their rows went.
     view: Option<Arc<PartitionView>>,
     /// Where the rows to be superseded are: updated ones, then deleted ones.
     superseded: Vec<Place>,
@@ -58,6 +58,8 @@ pub(crate) struct Prepared {
     claims: Vec<Claim>,
     /// The segments in which the claims were looked up.
     segments: Arc<[Arc<Segment>]>,
+    /// Segments that rows of the view were followed to.
+    followed: Vec<Arc<Segment>>,
 }
 
 struct Claim {
@@ -98,6 +100,7 @@ impl Prepared {
         let body = PartBody { inserted, replaced: Vec::new(), updated, deleted };
         let mut prepared = Self {
             segments: Arc::new([]),
+            followed: Vec::new(),
             inserted: body.inserted.as_ref().map(|rows| keys(&table, rows)).transpose()?,
             updated: body.updated.as_ref().map(|(.., new)| keys(&table, new)).transpose()?,
             deleted: body.deleted.as_ref().map(|(_, old)| keys(&table, &old.rows)).transpose()?,
@@ -181,21 +184,21 @@ impl Prepared {
         Ok(())
     }
 
-    /// Follows rows to the segment that a flush moved them to since they were read.
+    /// Follows rows to where flushes and compactions moved them since they were read.
     fn follow(&mut self, version: &Version) -> Result<()> {
         let updated = self.body.updated.iter_mut().flat_map(|(targets, ..)| targets);
         let targets = updated.chain(self.body.deleted.iter_mut().flat_map(|(targets, _)| targets));
-        let mut last: Option<&Arc<Memtable>> = None;
         for (place, target) in self.superseded.iter_mut().zip(targets) {
-            let Some(generation) = place.generation() else { continue };
-            if memtable(version, generation).is_some() {
+            if is_there(version, place) {
                 continue;
             }
-            if last.is_none_or(|m| m.generation != generation) {
-                last = self.view.as_deref().and_then(|view| view.memtable(generation));
-            }
-            let (id, row) = last.and_then(|m| place.moved(m.moved.get()?)).ok_or(Error::Conflict)?;
+            let view = self.view.as_deref().ok_or(Error::Conflict)?;
+            let (segment, row) = moved(version, view, &self.followed, place).ok_or(Error::Conflict)?;
+            let id = segment.meta().id;
             (*place, *target) = (Place::Segment { id, row }, Target::Segment { id, row });
+            if !self.followed.iter().any(|known| known.meta().id == id) {
+                self.followed.push(segment);
+            }
         }
         Ok(())
     }
@@ -212,11 +215,11 @@ impl Prepared {
         self.table.schema.version()
     }
 
-    /// True if a flush came since [`Prepared::look_up`], so that keys or rows must be looked up again. Under the lock.
+    /// True if a flush or compaction came since [`Prepared::look_up`], so that keys or rows must be looked up again.
+    /// Under the lock.
     fn is_stale(&self, version: &Version) -> bool {
-        let gone = |place: &Place| place.generation().is_some_and(|g| memtable(version, g).is_none());
         !self.claims.is_empty() && !Arc::ptr_eq(&self.segments, &version.segments)
-            || self.superseded.iter().any(gone)
+            || !self.superseded.iter().all(|place| is_there(version, place))
     }
 
     /// Checks for conflicts and taken keys, and returns the tombstones that new rows replace. Under the lock.
@@ -440,6 +443,41 @@ fn locate(view: Option<&PartitionView>, addresses: &[u64], places: &mut Vec<Plac
 
 fn memtable(version: &Version, generation: u64) -> Option<&Arc<Memtable>> {
     version.memtables().find(|m| m.generation == generation)
+}
+
+/// True if what holds the row is part of the version.
+fn is_there(version: &Version, place: &Place) -> bool {
+    match *place {
+        Place::Live { generation, .. } | Place::Tombstone { generation, .. } => {
+            memtable(version, generation).is_some()
+        }
+        Place::Segment { id, .. } => version.segment(id).is_some(),
+    }
+}
+
+/// Where a row that a view (or an earlier search) found at `place` is now: a flush moved it to a segment, and compactions
+/// from one segment to the next. `None` if it is nowhere: no reader could see it any more.
+fn moved(
+    version: &Version,
+    view: &PartitionView,
+    followed: &[Arc<Segment>],
+    place: &Place,
+) -> Option<(Arc<Segment>, u32)> {
+    let (mut segment, mut row) = match *place {
+        Place::Segment { id, row } => {
+            let known = followed.iter().rev().find(|segment| segment.meta().id == id);
+            (known.or_else(|| view.segment(id))?, row)
+        }
+        Place::Live { generation, .. } | Place::Tombstone { generation, .. } => {
+            place.moved(view.memtable(generation)?.moved.get()?)?
+        }
+    };
+    while version.segment(segment.meta().id).is_none() {
+        let relocated = segment.relocated()?;
+        row = relocated.rows.get(row as usize).copied().filter(|row| *row != Relocated::DROPPED)?;
+        segment = &relocated.to;
+    }
+    Some((segment.clone(), row))
 }
 
 /// True if the row is where it was and nobody superseded it.

@@ -21,7 +21,6 @@ use roaring::RoaringBitmap;
 use crate::catalog::Table;
 use crate::commit::key_columns;
 use crate::database::Database;
-use crate::delete_vector;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::manifest::{FILE_NAME, Manifest, SegmentMeta};
@@ -30,8 +29,10 @@ use crate::memtable::{Memtable, Moved};
 use crate::partition::{Frozen, Partition, Version};
 use crate::rows::Rows;
 use crate::segment::Segment;
-use crate::segment::write::{Spec, write};
+use crate::segment::facts::Finish;
+use crate::segment::write::{SegmentWriter, Spec};
 use crate::types::TIMEZONE;
+use crate::vectors::Vectors;
 
 /// Rows per batch handed to the Parquet writer.
 const BATCH_ROWS: usize = 8_192;
@@ -57,13 +58,6 @@ impl FlushOutcome {
         self.segments += other.segments;
         self.flushed_seq = self.flushed_seq.max(other.flushed_seq);
     }
-}
-
-/// What became of a frozen memtable's rows.
-struct Sorting {
-    moved: Moved,
-    /// Superseded rows that some snapshot still sees, by file row, with the commit that superseded them.
-    superseded: Vec<(Seq, u32)>,
 }
 
 /// Flushes a partition, everything applied so far included. A caller that goes away does not stop it.
@@ -144,8 +138,10 @@ async fn flush_frozen(
 /// Files and facts of one attempt, before a manifest names them.
 struct Attempt {
     manifest: Manifest,
-    segment: Option<Arc<Segment>>,
-    sorting: Sorting,
+    segment: Arc<Segment>,
+    moved: Moved,
+    /// Superseded rows that some snapshot still sees, by file row, with the commit that superseded them.
+    superseded: Vec<(Seq, u32)>,
     outcome: FlushOutcome,
     /// Delete vectors that the new manifest no longer names.
     replaced: Vec<String>,
@@ -174,22 +170,23 @@ fn write_out(
         partition.leftovers.lock().extend(made);
         return Err(error);
     }
-    let mut unnamed = attempt.replaced;
-    unnamed.append(&mut partition.leftovers.lock());
-    install(database, partition, frozen, attempt.manifest, attempt.segment, attempt.sorting);
+    let outcome = attempt.outcome;
+    let mut unnamed = partition.leftovers.lock().split_off(0);
+    unnamed.extend(attempt.replaced.iter().cloned());
+    install(database, partition, frozen, attempt);
     remove(disk, partition, unnamed);
-    Ok(attempt.outcome)
+    Ok(outcome)
 }
 
 /// Best effort: what no manifest names is an orphan, which the next load removes.
-fn remove(disk: &dyn Disk, partition: &Partition, names: Vec<String>) {
+pub(crate) fn remove(disk: &dyn Disk, partition: &Partition, names: Vec<String>) {
     for name in names {
         let _ = disk.remove_file(&partition.dir.join(name));
     }
 }
 
 /// Writes the delete vectors, then the segment, all durable when this returns. Notes the files it makes in `made`. The
-/// segment comes last, so that a whole one tells `repair` that its delete vectors are whole as well.
+/// segment gets its name last, so that a whole one tells `repair` that its delete vectors are whole as well.
 fn prepare(
     database: &Database,
     table: &Table,
@@ -207,23 +204,34 @@ fn prepare(
     manifest.updated_at = now;
     manifest.flushed_seq = frozen.boundary;
     manifest.next_segment_id = id + 1;
-    let sorted = SortedRows::new(table, frozen, id)?;
+    let sorted = SortedRows::new(table, frozen)?;
+    let superseded: RoaringBitmap = sorted.superseded.iter().map(|(_, row)| *row).collect();
     let mut vectors = Vectors { disk, partition, attempt: id, made };
     let replaced = vectors.persist_marks(&version, &mut manifest)?;
-    let own = vectors.persist_superseded(id, &sorted.sorting.superseded)?;
+    let own = vectors.persist(id, &superseded)?;
     let mut outcome = FlushOutcome { flushed_seq: frozen.boundary, ..FlushOutcome::default() };
-    let commits = (version.manifest.flushed_seq, frozen.boundary);
-    let Some(mut meta) = write_segment(disk, table, partition, &sorted, id, commits, now)? else {
-        return Ok(Attempt { manifest, segment: None, sorting: sorted.sorting, outcome, replaced });
+    let place = Finish {
+        id,
+        level: 0,
+        flushed_seq: frozen.boundary,
+        beside: &manifest.segments,
+        deletes: (own, superseded.len()),
+        now,
     };
+    let meta = write_segment(database, table, partition, &sorted, place)?;
     made.push(meta.path.clone());
-    (meta.deletes_path, meta.deleted_rows) = (own, sorted.sorting.superseded.len() as u64);
     outcome.add(FlushOutcome { rows: meta.rows, bytes: meta.bytes, segments: 1, flushed_seq: 0 });
     manifest.segments.push(meta.clone());
     let (id, disk, damage) = (partition.id.clone(), database.disk().clone(), partition.damage.clone());
     let (schema, dir) = (table.schema.clone(), &partition.dir);
     let segment = Arc::new(Segment::new(meta, schema, Marks::default(), id, dir, disk, damage));
-    Ok(Attempt { manifest, segment: Some(segment), sorting: sorted.sorting, outcome, replaced })
+    let SortedRows { live, tombstones, superseded, first_tombstone } = sorted;
+    let moved = Moved {
+        segment: segment.clone(),
+        live: live.moves(0),
+        tombstones: tombstones.moves(first_tombstone),
+    };
+    Ok(Attempt { manifest, segment, moved, superseded, outcome, replaced })
 }
 
 /// The partition's directory, with an empty manifest before any segment: see [`crate::manifest`].
@@ -237,45 +245,46 @@ fn ensure_dir(disk: &dyn Disk, partition: &Partition, manifest: &Manifest) -> Re
 }
 
 fn write_segment(
-    disk: &dyn Disk,
+    database: &Database,
     table: &Table,
     partition: &Partition,
     rows: &SortedRows<'_>,
-    id: u64,
-    commits: (Seq, Seq),
-    now: i64,
-) -> Result<Option<SegmentMeta>> {
+    place: Finish<'_>,
+) -> Result<SegmentMeta> {
     let spec = Spec {
         partition: &partition.id,
-        id,
-        level: 0,
         schema: &table.schema,
-        compression: table.options.compression.as_deref().unwrap_or("zstd"),
-        now,
-        commits,
+        compression: table.options.compression(),
         rows: rows.live.order.len().max(rows.tombstones.order.len()),
+        purpose: "flush",
     };
-    write(disk, &partition.dir, &spec, rows.live.batches(table, false), rows.tombstones.batches(table, true))
+    let mut writer = SegmentWriter::create(database.disk(), &partition.dir, &spec)?;
+    for (rows, tombstones) in [(&rows.live, false), (&rows.tombstones, true)] {
+        rows.batches(table, tombstones).try_for_each(|batch| writer.push(&batch?, tombstones))?;
+    }
+    writer.finish(place)
 }
 
 /// The rows of a frozen memtable in the order they get in the file.
 struct SortedRows<'a> {
     live: Sorted<'a>,
     tombstones: Sorted<'a>,
-    sorting: Sorting,
+    /// The file row of the first tombstone.
+    first_tombstone: u32,
+    /// Superseded rows that some snapshot still sees, by file row, with the commit that superseded them.
+    superseded: Vec<(Seq, u32)>,
 }
 
 impl<'a> SortedRows<'a> {
-    fn new(table: &Table, frozen: &'a Frozen, id: u64) -> Result<Self> {
+    fn new(table: &Table, frozen: &'a Frozen) -> Result<Self> {
         let (boundary, horizon) = (frozen.boundary, frozen.pin.seq());
         let live = Sorted::new(table, &frozen.memtable.live, boundary, horizon)?;
         let tombstones = Sorted::new(table, &frozen.memtable.tombstones, boundary, horizon)?;
-        let live_rows = live.order.len() as u32;
+        let first_tombstone = live.order.len() as u32;
         let mut superseded = live.superseded(0);
-        superseded.extend(tombstones.superseded(live_rows));
+        superseded.extend(tombstones.superseded(first_tombstone));
         superseded.sort_unstable();
-        let moved = Moved { segment: id, live: live.moves(0), tombstones: tombstones.moves(live_rows) };
-        Ok(Self { live, tombstones, sorting: Sorting { moved, superseded } })
+        Ok(Self { live, tombstones, first_tombstone, superseded })
     }
 }
 
@@ -363,77 +372,26 @@ impl<'a> Sorted<'a> {
     }
 }
 
-/// Writes delete vectors. Each state of one is a file of its own, so that the one before stays good until the manifest
-/// that names the new one is durable.
-struct Vectors<'a> {
-    disk: &'a dyn Disk,
-    partition: &'a Partition,
-    /// Makes the names of this attempt's files its own.
-    attempt: u64,
-    made: &'a mut Vec<String>,
-}
-
-impl Vectors<'_> {
-    /// Writes those of older segments as of the manifest's commit, where they changed. Returns the files replaced.
-    fn persist_marks(&mut self, version: &Version, manifest: &mut Manifest) -> Result<Vec<String>> {
-        let mut replaced = Vec::new();
-        let boundary = manifest.flushed_seq;
-        for (segment, meta) in version.segments.iter().zip(&mut manifest.segments) {
-            let Some(rows) = segment.marks.at(boundary) else { continue };
-            if rows.len() != meta.deleted_rows {
-                let name = self.write(meta.id, &rows)?;
-                meta.deleted_rows = rows.len();
-                replaced.extend(meta.deletes_path.replace(name));
-            }
-        }
-        Ok(replaced)
-    }
-
-    /// Writes the one of the new segment, if rows in it are superseded already; returns its name.
-    fn persist_superseded(&mut self, id: u64, superseded: &[(Seq, u32)]) -> Result<Option<String>> {
-        let rows: RoaringBitmap = superseded.iter().map(|(_, row)| *row).collect();
-        (!rows.is_empty()).then(|| self.write(id, &rows)).transpose()
-    }
-
-    fn write(&mut self, segment: u64, rows: &RoaringBitmap) -> Result<String> {
-        let name = format!("batch-{segment}-{}.deletes", self.attempt);
-        self.made.push(name.clone());
-        durable::replace_file(self.disk, &self.partition.dir.join(&name), &delete_vector::encode(rows))?;
-        Ok(name)
-    }
-}
-
-fn install(
-    database: &Database,
-    partition: &Partition,
-    frozen: &Frozen,
-    manifest: Manifest,
-    segment: Option<Arc<Segment>>,
-    sorting: Sorting,
-) {
-    let Sorting { moved, superseded } = sorting;
+fn install(database: &Database, partition: &Partition, frozen: &Frozen, attempt: Attempt) {
+    let Attempt { manifest, segment, moved, superseded, .. } = attempt;
     let mut state = partition.commit.lock();
-    let version = partition.version();
-    if let Some(segment) = &segment {
-        let horizon = database.horizon();
-        let late = |rows: &Rows, moves: &[u32]| {
-            let marks = rows.marks.after(frozen.boundary).into_iter();
-            marks.map(|(seq, ordinal)| (seq, moves[ordinal as usize])).collect::<Vec<_>>()
-        };
-        let mut marks = superseded;
-        marks.extend(late(&frozen.memtable.live, &moved.live));
-        marks.extend(late(&frozen.memtable.tombstones, &moved.tombstones));
-        marks.sort_unstable();
-        for (seq, row) in marks {
-            debug_assert_ne!(
-                row,
-                Moved::DROPPED,
-                "a row marked after the boundary was there at the boundary"
-            );
-            segment.marks.add(row, seq, horizon);
-        }
+    let (version, horizon) = (partition.version(), database.horizon());
+    let late = |rows: &Rows, moves: &[u32]| {
+        let marks = rows.marks.after(frozen.boundary).into_iter();
+        marks.map(|(seq, ordinal)| (seq, moves[ordinal as usize])).collect::<Vec<_>>()
+    };
+    let mut marks = superseded;
+    marks.extend(late(&frozen.memtable.live, &moved.live));
+    marks.extend(late(&frozen.memtable.tombstones, &moved.tombstones));
+    marks.sort_unstable();
+    for (seq, row) in marks {
+        debug_assert_ne!(row, Moved::DROPPED, "a row marked after the boundary was there at the boundary");
+        segment.marks.add(row, seq, horizon);
     }
-    let segments: Vec<Arc<Segment>> = version.segments.iter().cloned().chain(segment).collect();
+    let segments: Vec<Arc<Segment>> = version.segments.iter().cloned().chain([segment]).collect();
+    // The manifest has the older ones.
+    let known = frozen.boundary.min(partition.needed_marks.load(Ordering::Relaxed));
+    segments.iter().for_each(|segment| segment.marks.forget(known, horizon));
     let next = Version {
         active: version.active.clone(),
         frozen: None,

@@ -43,6 +43,7 @@ mod sync;
 pub mod system;
 mod transaction;
 mod types;
+mod vectors;
 mod view;
 mod widen;
 mod write;

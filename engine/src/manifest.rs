@@ -61,7 +61,7 @@ pub struct SegmentMeta {
     pub id: u64,
     /// File name, relative to the partition's directory.
     pub path: String,
-    /// Compaction level: 0 for a flush.
+    /// How many compactions are between its rows and their flush, at most; 0 for a flush.
     pub level: u32,
     /// Rows, tombstones included.
     pub rows: u64,
@@ -69,6 +69,9 @@ pub struct SegmentMeta {
     pub live_row_groups: u32,
     /// Tombstones among the rows.
     pub tombstones: u64,
+    /// The commit time of the oldest of them, microseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_tombstone: Option<i64>,
     /// File size in bytes.
     pub bytes: u64,
     /// The oldest commit with a row here.

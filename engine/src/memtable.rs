@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::ids::Seq;
 use crate::rows::Rows;
 use crate::schema::TableSchema;
+use crate::segment::Segment;
 
 /// A primary key in its order-preserving byte encoding.
 pub type Key = SmallVec<[u8; 24]>;
@@ -48,8 +49,8 @@ pub struct Memtable {
 /// Where the rows of a memtable went when it was flushed: per ordinal the file row.
 #[derive(Debug)]
 pub struct Moved {
-    /// The segment's id.
-    pub segment: u64,
+    /// The segment.
+    pub segment: Arc<Segment>,
     /// Where the live rows went.
     pub live: Vec<u32>,
     /// Where the tombstones went.

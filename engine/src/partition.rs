@@ -22,7 +22,7 @@ use crate::ids::{PartitionId, Seq};
 use crate::manifest::{self, Manifest, SegmentMeta};
 use crate::marks::Marks;
 use crate::memtable::Memtable;
-use crate::segment::{Damage, Segment};
+use crate::segment::{Damage, Segment, Trash};
 use crate::snapshot::Snapshot;
 
 /// A memtable that a flush is writing out.
@@ -87,8 +87,15 @@ pub struct Partition {
     pub dir: PathBuf,
     /// Held while a commit is checked, sequenced and applied, and while a version is swapped.
     pub commit: Mutex<CommitState>,
-    /// Held during a flush.
+    /// Held during a flush, and while a compaction installs its result: whoever holds it gives segments their ids and
+    /// replaces the manifest.
     pub flushing: tokio::sync::Mutex<()>,
+    /// Held during a compaction, for longer than `flushing` and before it.
+    pub compacting: tokio::sync::Mutex<()>,
+    /// A compaction needs to know which commits set the marks after this one; [`Seq::MAX`] if there is none.
+    pub needed_marks: AtomicU64,
+    /// Removes the files of replaced segments.
+    pub trash: Arc<Trash>,
     /// Set once a file turns out not to be what was written: the partition is closed then.
     pub damage: Damage,
     /// The id of the next segment file. An attempt that failed has used its id up: whether the disk's manifest names
@@ -129,7 +136,7 @@ impl Partition {
         if manifest.table_id != id.table || manifest.user_id != id.user {
             return Err(damaged(format!("{} belongs to another partition", manifest::FILE_NAME)));
         }
-        remove_orphans(disk.as_ref(), &dir, &manifest);
+        let stays = remove_orphans(disk.as_ref(), &dir, &manifest);
         let damage = Damage::default();
         let segments = manifest.segments.iter().map(|meta| {
             check_size(disk.as_ref(), &dir, meta).map_err(damaged)?;
@@ -149,8 +156,12 @@ impl Partition {
         Ok(Self {
             commit: Mutex::new(CommitState { last_seq: version.manifest.flushed_seq }),
             flushing: tokio::sync::Mutex::new(()),
+            compacting: tokio::sync::Mutex::new(()),
+            needed_marks: AtomicU64::new(Seq::MAX),
+            trash: Arc::new(Trash::new(disk.clone())),
             damage,
-            next_segment: AtomicU64::new(version.manifest.next_segment_id),
+            // The newest segment in the directory must be one that a manifest named: see `offline::repair`.
+            next_segment: AtomicU64::new(version.manifest.next_segment_id.max(stays + 1)),
             leftovers: Mutex::default(),
             flush_requested: AtomicBool::new(false),
             hot_since: AtomicI64::new(0),
@@ -162,7 +173,7 @@ impl Partition {
 
     /// An id for a segment file that no attempt before had.
     pub fn new_segment_id(&self, at_least: u64) -> u64 {
-        // Only the one flush under way comes here.
+        // Only the holder of `flushing` comes here.
         let id = self.next_segment.load(Ordering::Relaxed).max(at_least);
         self.next_segment.store(id + 1, Ordering::Relaxed);
         id
@@ -247,19 +258,25 @@ fn has_segments(disk: &dyn Disk, dir: &Path) -> Result<bool> {
     Ok(files_in(disk, dir)?.iter().any(|name| is_data_file(name)))
 }
 
-/// Best effort: an orphan costs space, not correctness, and the next load tries again.
-fn remove_orphans(disk: &dyn Disk, dir: &Path, manifest: &Manifest) {
-    let Ok(files) = files_in(disk, dir) else { return };
+/// Best effort: an orphan costs space, not correctness, and the next load tries again. Returns the highest id of a
+/// segment that could not be removed, or 0.
+fn remove_orphans(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> u64 {
+    let Ok(files) = files_in(disk, dir) else { return 0 };
     let named = |name: &str| {
         manifest.segments.iter().any(|s| s.path == name || s.deletes_path.as_deref() == Some(name))
     };
     let orphan = |name: &&String| is_unfinished(name) || (is_data_file(name) && !named(name));
+    let mut stays = 0;
     for name in files.iter().filter(orphan) {
         match disk.remove_file(&dir.join(name)) {
             Ok(()) => tracing::info!(file = %dir.join(name).display(), "removed an orphaned file"),
             Err(error) => {
-                tracing::warn!(file = %dir.join(name).display(), %error, "cannot remove an orphaned file")
+                let id =
+                    name.strip_prefix("batch-").and_then(|name| name.strip_suffix(".parquet")?.parse().ok());
+                stays = stays.max(id.unwrap_or(0));
+                tracing::warn!(file = %dir.join(name).display(), %error, "cannot remove an orphaned file");
             }
         }
     }
+    stays
 }

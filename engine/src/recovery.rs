@@ -15,6 +15,8 @@ use kalamdb_wal::{Log, Options, durable};
 use crate::catalog::{Catalog, DEFAULT_NAMESPACE, Ddl, Namespace, SYSTEM_NAMESPACE, Table};
 use crate::codec::record::{self, PartBody, RawPart, Target};
 use crate::commit::{holder, key_columns, keys, mark};
+use crate::compaction::Compactions;
+use crate::compactor;
 use crate::config::Config;
 use crate::database::{Database, Parts};
 use crate::dropped::remove_dropped_tables;
@@ -25,6 +27,7 @@ use crate::hot::Hot;
 use crate::ids::{NamespaceId, PartitionId, Seq, TableId};
 use crate::partition::{Partition, Version};
 use crate::read::live_rows;
+use crate::segment::Segment;
 use crate::sequencer::Sequencer;
 use crate::system::{self, FIRST_USER_TABLE, Row};
 use crate::view::Place;
@@ -46,9 +49,14 @@ impl Database {
     /// `system` table is; [`Error::NewerFormat`]; I/O errors. Nothing is changed on disk then.
     pub async fn open(config: Config) -> Result<Arc<Self>> {
         let (requests, requested) = Requests::new();
-        let database = tokio::task::spawn_blocking(move || recover(config, requests));
+        let (compactions, to_compact) = Compactions::new(&config.compaction);
+        let database = tokio::task::spawn_blocking(move || recover(config, requests, compactions));
         let database = Arc::new(database.await.unwrap_or_else(|e| Err(Error::internal("recover", e)))?);
         tokio::spawn(flusher::run(Arc::downgrade(&database), requested));
+        let (workers, now) = (database.config().compaction.workers, database.clock().now_micros());
+        if workers > 0 {
+            tokio::spawn(compactor::run(Arc::downgrade(&database), to_compact, workers, now));
+        }
         for name in [SYSTEM_NAMESPACE, DEFAULT_NAMESPACE] {
             if database.catalog().namespace(name).is_none() {
                 let name = NamespaceId::new(name)?;
@@ -59,7 +67,7 @@ impl Database {
     }
 }
 
-fn recover(config: Config, requests: Requests) -> Result<Database> {
+fn recover(config: Config, requests: Requests, compactions: Compactions) -> Result<Database> {
     let disk = config.disk.clone();
     durable::create_dir(disk.as_ref(), &config.dir)?;
     let lock_path = config.dir.join("kalamdb.lock");
@@ -94,7 +102,8 @@ fn recover(config: Config, requests: Requests) -> Result<Database> {
         Ok(())
     })?;
     sequencer.start(recovered.next - 1);
-    let parts = Parts { log, sequencer, hub, lock, catalog: system::bootstrap()?, requests, hot };
+    let catalog = system::bootstrap()?;
+    let parts = Parts { log, sequencer, hub, lock, catalog, requests, compactions, hot };
     let database = Database::assemble(config, parts);
     let users = logged.split_off(&PartitionId { table: TableId(FIRST_USER_TABLE), user: None });
     load_catalog(&database, logged)?;
@@ -213,8 +222,9 @@ fn apply(table: &Table, version: &Version, body: &PartBody, seq: Seq, time_us: i
         let keys = keys(table, &old.rows)?;
         let columns = key_columns(table, &old.rows);
         for (at, target) in targets.iter().enumerate() {
-            let place = resolve(version, target, keys.row(at).data(), &columns, at)?;
-            mark(version, &place, seq, seq);
+            if let Some(place) = resolve(version, target, keys.row(at).data(), &columns, at)? {
+                mark(version, &place, seq, seq);
+            }
         }
     }
     let active = &version.active;
@@ -229,8 +239,8 @@ fn apply(table: &Table, version: &Version, body: &PartBody, seq: Seq, time_us: i
     Ok(())
 }
 
-/// Marks the tombstones whose keys some rows take that the record does not name, since they were in memory then. A flush
-/// may have moved them since: the last one, for none ends between a commit and the manifest that covers it.
+/// Marks the tombstones whose keys some rows take and that the record does not name where they are now: they were in
+/// memory then, or in a segment that a compaction replaced since. One that was dropped meanwhile is not missed.
 fn replace_tombstones(
     table: &Table,
     version: &Version,
@@ -239,18 +249,20 @@ fn replace_tombstones(
     seq: Seq,
 ) -> Result<()> {
     let columns = key_columns(table, rows);
-    let last = version.segments.last().filter(|segment| segment.meta().tombstones > 0);
+    let moved_to: Vec<_> = version.segments.iter().filter(|s| may_have_moved(version, s)).collect();
     for at in 0..keys.num_rows() {
         let key = keys.row(at).data();
-        let found = match last {
-            Some(segment) if version.active.find(key).is_none() => segment.find(key, &columns, at)?,
-            _ => None,
-        };
-        let found = found
-            .filter(|found| found.tombstone)
-            .zip(last)
-            .map(|(found, segment)| (segment.meta().id, found));
-        match holder(version, key, found) {
+        let mut found = None;
+        if version.active.find(key).is_none() {
+            for segment in moved_to.iter().rev() {
+                found =
+                    segment.find(key, &columns, at)?.map(|found| (segment.meta().id, found));
+                if found.is_some() {
+                    break;
+                }
+            }
+        }
+        match holder(version, key, found.filter(|(_, found)| found.tombstone)) {
             Some(Place::Live { .. }) | None => {}
             Some(tombstone) => mark(version, &tombstone, seq, seq),
         }
@@ -258,8 +270,22 @@ fn replace_tombstones(
     Ok(())
 }
 
-/// Where a superseded row is now: where the record says, or where its key is if a flush moved it since.
-fn resolve(version: &Version, target: &Target, key: &[u8], columns: &[ArrayRef], at: usize) -> Result<Place> {
+/// True if tombstones may have moved to a segment after a commit that the manifest does not cover: it is the result of
+/// the flush that the manifest is as of, for no later one ended, or of a compaction after it. Such ids are not lower than
+/// the flush's commit.
+fn may_have_moved(version: &Version, segment: &Segment) -> bool {
+    segment.meta().tombstones > 0 && segment.meta().id >= version.manifest.flushed_seq
+}
+
+/// Where a superseded row is now: where the record says, or where its key is if a flush or compaction moved it since.
+/// `None` if a compaction dropped it: a tombstone past its time.
+fn resolve(
+    version: &Version,
+    target: &Target,
+    key: &[u8],
+    columns: &[ArrayRef],
+    at: usize,
+) -> Result<Option<Place>> {
     let generation = version.active.generation;
     let there = match *target {
         Target::Live { seq, index } => {
@@ -272,8 +298,8 @@ fn resolve(version: &Version, target: &Target, key: &[u8], columns: &[ArrayRef],
             .map(|ordinal| Place::Tombstone { generation, ordinal }),
         Target::Segment { id, row } => version.segment(id).map(|_| Place::Segment { id, row }),
     };
-    if let Some(place) = there {
-        return Ok(place);
+    if there.is_some() {
+        return Ok(there);
     }
     let mut found = None;
     for segment in version.segments.iter().rev() {
@@ -282,6 +308,8 @@ fn resolve(version: &Version, target: &Target, key: &[u8], columns: &[ArrayRef],
             break;
         }
     }
-    holder(version, key, found)
-        .ok_or_else(|| Error::Corrupt("the log changes a row that is not there".into()))
+    match (holder(version, key, found), target) {
+        (None, Target::Live { .. }) => Err(Error::Corrupt("the log changes a row that is not there".into())),
+        (place, _) => Ok(place),
+    }
 }

@@ -108,22 +108,14 @@ impl Place {
         }
     }
 
-    /// The memtable it is in, if it is in one.
-    pub(crate) fn generation(&self) -> Option<u64> {
-        match *self {
-            Self::Live { generation, .. } | Self::Tombstone { generation, .. } => Some(generation),
-            Self::Segment { .. } => None,
-        }
-    }
-
     /// The segment and file row that a flush moved it to; `None` if it went nowhere.
-    pub(crate) fn moved(&self, moved: &Moved) -> Option<(u64, u32)> {
+    pub(crate) fn moved<'a>(&self, moved: &'a Moved) -> Option<(&'a Arc<Segment>, u32)> {
         let row = match *self {
             Self::Live { ordinal, .. } => moved.live.get(ordinal as usize),
             Self::Tombstone { ordinal, .. } => moved.tombstones.get(ordinal as usize),
             Self::Segment { .. } => None,
         };
-        row.filter(|row| **row != Moved::DROPPED).map(|row| (moved.segment, *row))
+        row.filter(|row| **row != Moved::DROPPED).map(|row| (&moved.segment, *row))
     }
 }
 
@@ -220,7 +212,7 @@ impl PartitionView {
         version: &Version,
     ) -> Result<Self> {
         let mut chunks = Vec::with_capacity(version.segments.len() + 8);
-        for segment in version.segments.iter() {
+        for segment in version.segments.iter().filter(|segment| segment.meta().rows > 0) {
             // Whoever reads it will project it; that it can be done is known from here on.
             Projection::new(segment.schema(), &table.schema)?;
             let newer_than_snapshot = segment.meta().max_seq > seq;
@@ -282,6 +274,14 @@ impl PartitionView {
     pub(crate) fn memtable(&self, generation: u64) -> Option<&Arc<Memtable>> {
         self.chunks.iter().find_map(|chunk| match chunk {
             ChunkView::Rows(chunk) if chunk.memtable.generation == generation => Some(&chunk.memtable),
+            _ => None,
+        })
+    }
+
+    /// A segment that the view has rows of.
+    pub(crate) fn segment(&self, id: u64) -> Option<&Arc<Segment>> {
+        self.chunks.iter().find_map(|chunk| match chunk {
+            ChunkView::Segment(chunk) if chunk.segment.meta().id == id => Some(&chunk.segment),
             _ => None,
         })
     }

@@ -90,7 +90,7 @@ fn check_segment(bytes: Result<Bytes, String>, meta: &SegmentMeta) -> Result<(),
     }
 }
 
-fn check_deletes(bytes: Result<Bytes, String>, meta: &SegmentMeta) -> Result<(), String> {
+pub(super) fn check_deletes(bytes: Result<Bytes, String>, meta: &SegmentMeta) -> Result<(), String> {
     let rows = delete_vector::decode(&bytes?)?;
     match rows.len() == meta.deleted_rows {
         true => Ok(()),

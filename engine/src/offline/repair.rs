@@ -1,12 +1,11 @@
 //! See [`super::repair`].
 //!
-//! Every segment says from which commit to which it brings its partition (`after_seq`, `flushed_seq`). The newest whole
-//! one is the state to restore, and the chain of the others that lead to it must reach back to the beginning; files
-//! outside of the chain are orphans. A segment is written after its flush's delete vectors, whose names carry the id of
-//! the flush's segment, so of each older segment the newest vector that is not newer than the newest segment holds. What
-//! was committed later is in the log.
+//! Every segment says of which segments its partition consists with it in place, which delete vectors they have, and as of
+//! which commit (`segments`, `flushed_seq`). Segments get their ids, rising, together with their place in the partition,
+//! by flushes and compactions alike, and their names only once they and those delete vectors are durable. So the one with
+//! the highest id tells the newest state; files that it does not name are orphans or were replaced. What was committed
+//! later is in the log. A file with a higher id that cannot be read may tell of a newer state, so nothing is rebuilt then.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use arrow::array::RecordBatchReader;
@@ -15,11 +14,10 @@ use kalamdb_wal::{Disk, durable};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::{Finding, PartitionDir, RepairReport, check, partition_dirs, read};
-use crate::delete_vector;
 use crate::error::Result;
 use crate::ids::{Seq, TableId, UserId};
 use crate::manifest::{FILE_NAME, FORMAT, Manifest, SegmentMeta};
-use crate::segment::write::FACT;
+use crate::segment::facts::{FACT, Named};
 
 /// What the replaced manifest is called from then on.
 const KEPT_AS: &str = "manifest.json.damaged";
@@ -71,59 +69,58 @@ struct Facts {
     meta: SegmentMeta,
     table: TableId,
     user: Option<UserId>,
-    after: Seq,
+    segments: Vec<Named>,
     flushed: Seq,
 }
 
 fn rebuild(disk: &dyn Disk, partition: &PartitionDir, now: i64) -> Result<Manifest, String> {
     let (mut whole, mut broken) = (Vec::new(), Vec::new());
-    for name in partition.files.iter().filter(|name| name.starts_with("batch-") && name.ends_with(".parquet"))
-    {
+    for (id, name) in partition.files.iter().filter_map(|name| Some((segment_id(name)?, name))) {
         match read(disk, &partition.path.join(name)).and_then(|bytes| facts(name, bytes)) {
             Ok(facts) => whole.push(facts),
-            Err(what) => broken.push(format!("{name}: {what}")),
+            Err(what) => broken.push((id, format!("{name}: {what}"))),
         }
     }
-    let mut segments = chain(whole).map_err(|what| match broken.is_empty() {
-        true => what,
-        false => format!("{what} ({})", broken.join("; ")),
-    })?;
-    let newest = segments.last().map_or(0, |s| s.meta.id);
-    for segment in &mut segments {
-        find_deletes(disk, partition, &mut segment.meta, newest)?;
+    let newest = whole.iter().max_by_key(|s| s.meta.id).ok_or("there is no segment to rebuild it from")?;
+    if let Some((_, what)) = broken.iter().find(|(id, _)| *id > newest.meta.id) {
+        return Err(format!("a newer segment than those that can be read is damaged: {what}"));
     }
-    let (first, last) =
-        segments.first().zip(segments.last()).ok_or("there is no segment to rebuild it from")?;
+    let mut segments = Vec::with_capacity(newest.segments.len());
+    for named in &newest.segments {
+        let found = whole.iter().find(|s| s.meta.id == named.id);
+        let why = || match broken.iter().find(|(id, _)| *id == named.id) {
+            Some((_, what)) => format!("a segment that belongs to it is damaged: {what}"),
+            None => format!("segment {} that belongs to it is missing", named.id),
+        };
+        let mut meta = found.ok_or_else(why)?.meta.clone();
+        (meta.deletes_path, meta.deleted_rows) = (named.deletes_path.clone(), named.deleted_rows);
+        check_deletes(disk, partition, &meta)?;
+        segments.push(meta);
+    }
+    let created_at = segments.iter().map(|s| s.created_at).min().unwrap_or(now);
     Ok(Manifest {
         format_version: FORMAT,
-        table_id: last.table,
-        user_id: last.user.clone(),
-        version: segments.len() as u64 + 1,
-        schema_version: last.meta.schema_version,
-        created_at: first.meta.created_at,
-        updated_at: now.max(last.meta.created_at),
-        flushed_seq: last.flushed,
-        next_segment_id: newest + 1,
-        segments: segments.into_iter().map(|s| s.meta).collect(),
+        table_id: newest.table,
+        user_id: newest.user.clone(),
+        version: newest.meta.id + 1,
+        schema_version: newest.meta.schema_version,
+        created_at,
+        updated_at: now.max(newest.meta.created_at),
+        flushed_seq: newest.flushed,
+        next_segment_id: newest.meta.id + 1,
+        segments,
     })
 }
 
-/// The segments that lead from nothing to the newest state, oldest first.
-fn chain(segments: Vec<Facts>) -> Result<Vec<Facts>, String> {
-    let mut by_end: BTreeMap<(Seq, u64), Facts> =
-        segments.into_iter().map(|s| ((s.flushed, s.meta.id), s)).collect();
-    let mut chain: Vec<Facts> = by_end.pop_last().map(|(_, last)| last).into_iter().collect();
-    while let Some(after) = chain.last().map(|s| s.after).filter(|after| *after > 0) {
-        // Of several attempts at one flush the last one counts.
-        let before = by_end.range(..=(after, u64::MAX)).next_back().map(|(key, _)| *key);
-        let before = before.filter(|(flushed, _)| *flushed == after).and_then(|key| by_end.remove(&key));
-        chain.push(
-            before
-                .ok_or_else(|| format!("the segment that ends with commit {after} is missing or damaged"))?,
-        );
-    }
-    chain.reverse();
-    Ok(chain)
+/// The number in a segment file's name.
+fn segment_id(name: &str) -> Option<u64> {
+    name.strip_prefix("batch-")?.strip_suffix(".parquet")?.parse().ok()
+}
+
+fn check_deletes(disk: &dyn Disk, partition: &PartitionDir, meta: &SegmentMeta) -> Result<(), String> {
+    let Some(name) = &meta.deletes_path else { return Ok(()) };
+    check::check_deletes(read(disk, &partition.path.join(name)), meta)
+        .map_err(|what| format!("{name}: {what}"))
 }
 
 fn facts(name: &str, bytes: Bytes) -> Result<Facts, String> {
@@ -149,6 +146,7 @@ fn facts(name: &str, bytes: Bytes) -> Result<Facts, String> {
         rows,
         live_row_groups: number("live_row_groups")? as u32,
         tombstones: number("tombstones")?,
+        oldest_tombstone: fact("oldest_tombstone").and_then(|time| time.parse().ok()),
         bytes: len,
         min_seq: number("min_seq")?,
         max_seq: number("max_seq")?,
@@ -161,8 +159,9 @@ fn facts(name: &str, bytes: Bytes) -> Result<Facts, String> {
         deletes_path: None,
         deleted_rows: 0,
     };
-    let (after, flushed) = (number("after_seq")?, number("flushed_seq")?);
-    Ok(Facts { meta, table: TableId(number("table_id")?), user, after, flushed })
+    let segments = serde_json::from_str(text("segments")?).map_err(|e| e.to_string())?;
+    let flushed = number("flushed_seq")?;
+    Ok(Facts { meta, table: TableId(number("table_id")?), user, segments, flushed })
 }
 
 /// Decodes every row, since there is no checksum left to hold the file against.
@@ -172,20 +171,4 @@ fn count(reader: impl RecordBatchReader) -> Result<u64, String> {
         rows += batch.map_err(|e| e.to_string())?.num_rows() as u64;
     }
     Ok(rows)
-}
-
-fn find_deletes(
-    disk: &dyn Disk,
-    partition: &PartitionDir,
-    meta: &mut SegmentMeta,
-    newest: u64,
-) -> Result<(), String> {
-    let prefix = format!("batch-{}-", meta.id);
-    let attempt = |name: &String| name.strip_prefix(&prefix)?.strip_suffix(".deletes")?.parse::<u64>().ok();
-    let vectors = partition.files.iter().filter_map(|name| Some((attempt(name)?, name)));
-    let Some((_, name)) = vectors.filter(|(attempt, _)| *attempt <= newest).max() else { return Ok(()) };
-    let bytes = read(disk, &partition.path.join(name)).map_err(|what| format!("{name}: {what}"))?;
-    meta.deleted_rows = delete_vector::decode(&bytes).map_err(|what| format!("{name}: {what}"))?.len();
-    meta.deletes_path = Some(name.clone());
-    Ok(())
 }

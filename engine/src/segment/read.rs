@@ -15,6 +15,7 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
+use super::Trash;
 use super::find::{GroupIndex, KeyBlock, unhex};
 use crate::error::{Error, Result};
 use crate::ids::PartitionId;
@@ -39,10 +40,28 @@ pub struct Segment {
     pub marks: Marks,
     loaded: OnceLock<std::result::Result<Loaded, String>>,
     damage: Damage,
+    /// Where its rows went, once a compaction replaced it. Set under the partition's commit lock.
+    relocated: OnceLock<Relocated>,
     pub(super) min_key: Vec<u8>,
     pub(super) max_key: Vec<u8>,
     /// Decoded keys of recently searched row groups.
     pub(super) keys: Mutex<Vec<Arc<KeyBlock>>>,
+}
+
+/// Where the rows of a replaced segment went.
+#[derive(Debug)]
+pub struct Relocated {
+    /// The segment that has them now, or had them until it was replaced in turn.
+    pub to: Arc<Segment>,
+    /// Per row, its row there, or [`Relocated::DROPPED`].
+    pub rows: Vec<u32>,
+    /// What removes the file once nobody reads it any more.
+    pub trash: Arc<Trash>,
+}
+
+impl Relocated {
+    /// A row that no snapshot saw any more and that went nowhere.
+    pub const DROPPED: u32 = u32::MAX;
 }
 
 /// The parts that are read from the file.
@@ -69,8 +88,39 @@ impl Segment {
     ) -> Self {
         let path = dir.join(&meta.path);
         let (min_key, max_key) = (unhex(&meta.min_key), unhex(&meta.max_key));
-        let (loaded, keys) = (OnceLock::new(), Mutex::default());
-        Self { meta, schema, partition, path, disk, marks, loaded, damage, min_key, max_key, keys }
+        let (loaded, keys, relocated) = (OnceLock::new(), Mutex::default(), OnceLock::new());
+        Self { meta, schema, partition, path, disk, marks, loaded, damage, relocated, min_key, max_key, keys }
+    }
+
+    /// Where its rows went, if it was replaced.
+    pub fn relocated(&self) -> Option<&Relocated> {
+        self.relocated.get()
+    }
+
+    /// Says where its rows went. Its file is removed when the last version and view that name it are gone.
+    pub(crate) fn relocate(&self, relocated: Relocated) {
+        // Only one compaction at a time, which replaces a segment once.
+        let _ = self.relocated.set(relocated);
+    }
+
+    /// Holds the mapped file against the manifest's checksum once more: what is copied to another file gets a checksum
+    /// of its own there, which would hide what happened to it since it was loaded.
+    ///
+    /// # Errors
+    /// See [`Segment::load`].
+    pub(crate) fn verify(&self) -> Result<&Loaded> {
+        let loaded = self.load()?;
+        match crc32fast::hash(&loaded.bytes) == self.meta.crc32 {
+            true => Ok(loaded),
+            false => Err(self.damaged("the checksum does not match the manifest's any more")),
+        }
+    }
+
+    /// Closes the partition.
+    pub(crate) fn damaged(&self, reason: impl std::fmt::Display) -> Error {
+        let reason = format!("{}: {reason}", self.meta.path);
+        self.damage.get_or_init(|| reason.clone());
+        Error::PartitionDamaged { partition: self.partition.clone(), reason }
     }
 
     /// What the manifest says of it.
@@ -114,11 +164,7 @@ impl Segment {
     /// # Errors
     /// [`Error::PartitionDamaged`] if the file is missing or not what the manifest says; also on every later call.
     pub fn load(&self) -> Result<&Loaded> {
-        self.loaded.get_or_init(|| self.read()).as_ref().map_err(|reason| {
-            let reason = format!("{}: {reason}", self.meta.path);
-            self.damage.get_or_init(|| reason.clone());
-            Error::PartitionDamaged { partition: self.partition.clone(), reason }
-        })
+        self.loaded.get_or_init(|| self.read()).as_ref().map_err(|reason| self.damaged(reason))
     }
 
     fn read(&self) -> std::result::Result<Loaded, String> {
@@ -151,6 +197,14 @@ impl Segment {
     /// See [`Segment::load`].
     pub fn reader(&self) -> Result<SegmentReader> {
         Ok(SegmentReader(self.load()?.clone()))
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        if let Some(relocated) = self.relocated.get() {
+            relocated.trash.remove(&self.path);
+        }
     }
 }
 

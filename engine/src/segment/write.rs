@@ -1,27 +1,29 @@
 //! Writing a segment: rows in key order into Parquet, live rows first, tombstones in row groups of their own.
 //!
-//! When [`write`] returns, the file and its name are durable; nothing refers to it yet. A failure leaves at most an
-//! orphan, which is removed at once if possible and otherwise when the partition is next loaded.
+//! A segment is written aside, as `<purpose>.tmp`, and gets its name and its place in the partition only at the end: what
+//! the partition looks like with it is not known before, and until then nothing could mean the file. When
+//! [`SegmentWriter::finish`] returns, file and name are durable; no manifest names it yet. A writer that is dropped
+//! removes what it wrote; what a crash leaves is removed when the partition is next loaded.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use kalamdb_wal::{Disk, DiskFile};
+use kalamdb_wal::{Disk, DiskFile, durable};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use super::find::hex;
+use super::facts::{FACT, Facts, Finish};
 use crate::error::{Error, Result};
-use crate::ids::{PartitionId, Seq};
+use crate::ids::PartitionId;
 use crate::manifest::SegmentMeta;
 use crate::schema::{SEQ, TableSchema, UPDATED};
-use crate::stats::Gather;
 
 /// Rows per row group: small enough that a key lookup or a selective scan decodes little.
 const ROW_GROUP_ROWS: usize = 131_072;
@@ -29,246 +31,168 @@ const ROW_GROUP_ROWS: usize = 131_072;
 const WRITE_BUFFER: usize = 1 << 20;
 /// The metadata key that tells Parquet readers (and our own repair) a column's lasting id.
 const FIELD_ID: &str = "PARQUET:field_id";
-/// What the names of our own facts in a file's key-value metadata begin with.
-pub(crate) const FACT: &str = "kalamdb.";
 /// Field ids of the system columns begin here.
 const SYSTEM_FIELD_IDS: u32 = 2_000_000_000;
 
-/// What a segment is to be.
+/// What a segment is to hold.
 #[derive(Debug)]
 pub struct Spec<'a> {
     /// The partition it belongs to.
     pub partition: &'a PartitionId,
-    /// Its id, new in the partition; the file is `batch-<id>.parquet`.
-    pub id: u64,
-    /// Compaction level.
-    pub level: u32,
     /// The schema of its rows.
-    pub schema: &'a TableSchema,
+    pub schema: &'a Arc<TableSchema>,
     /// `zstd`, `snappy` or `none`.
     pub compression: &'a str,
-    /// Time of writing, microseconds since the epoch.
-    pub now: i64,
-    /// The partition's state before and with this segment: every commit after the one and up to the other is in it.
-    pub commits: (Seq, Seq),
     /// Expected rows, for sizing the bloom filters.
     pub rows: usize,
+    /// Who writes it, part of the unfinished file's name: no two at a time in one partition.
+    pub purpose: &'static str,
 }
 
-/// Writes a segment from batches of stored rows (with system columns), each sequence sorted by key. `None` if both are
-/// empty.
-///
-/// # Errors
-/// [`Error::StorageFull`] or another I/O error; no file is left behind then, if it can be helped.
-pub fn write(
-    disk: &dyn Disk,
-    dir: &Path,
-    spec: &Spec<'_>,
-    live: impl Iterator<Item = Result<RecordBatch>>,
-    tombstones: impl Iterator<Item = Result<RecordBatch>>,
-) -> Result<Option<SegmentMeta>> {
-    let name = format!("batch-{}.parquet", spec.id);
-    let path = dir.join(&name);
-    let written = write_file(disk, &path, spec, live, tombstones).and_then(|written| match written {
-        Some(written) => {
-            disk.sync_dir(dir).map_err(|e| Error::io(format!("sync {}", dir.display()), e))?;
-            Ok(Some(written.meta(spec, name)))
+/// A segment being written.
+pub struct SegmentWriter {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    aside: PathBuf,
+    partition: PartitionId,
+    schema: Arc<TableSchema>,
+    file_schema: SchemaRef,
+    file: Arc<dyn DiskFile>,
+    parquet: ArrowWriter<Sink>,
+    facts: Facts,
+    /// True once live rows are done with.
+    tombstones: bool,
+    finished: bool,
+}
+
+impl SegmentWriter {
+    /// Begins a segment in a partition's directory.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`] or another I/O error.
+    pub fn create(disk: &Arc<dyn Disk>, dir: &Path, spec: &Spec<'_>) -> Result<Self> {
+        let aside = dir.join(format!("batch-{}.parquet.tmp", spec.purpose));
+        let failed = |action: &str, e: io::Error| Error::io(format!("{action} {}", aside.display()), e);
+        // Left by one that could not remove it.
+        if disk.exists(&aside).map_err(|e| failed("look for", e))? {
+            disk.remove_file(&aside).map_err(|e| failed("remove", e))?;
         }
-        None => Ok(None),
-    });
-    if !matches!(written, Ok(Some(_))) {
-        // Best effort: what stays is an orphan that the next load removes.
-        let _ = disk.remove_file(&path);
+        let file = disk.create(&aside).map_err(|e| failed("create", e))?;
+        let file_schema = file_schema(spec.schema);
+        let sink = Sink::new(file.clone());
+        let parquet = ArrowWriter::try_new(sink, file_schema.clone(), Some(properties(spec)));
+        Ok(Self {
+            disk: disk.clone(),
+            dir: dir.to_owned(),
+            aside,
+            partition: spec.partition.clone(),
+            schema: spec.schema.clone(),
+            file_schema,
+            file,
+            parquet: parquet.map_err(parquet_error)?,
+            facts: Facts::new(spec.schema),
+            tombstones: false,
+            finished: false,
+        })
     }
-    written
+
+    /// Adds stored rows (with system columns); all live rows in key order, then all tombstones in key order.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`] or another I/O error; [`Error::Internal`] for live rows after tombstones.
+    pub fn push(&mut self, rows: &RecordBatch, tombstones: bool) -> Result<()> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        match (self.tombstones, tombstones) {
+            (false, true) => self.end_live()?,
+            (true, false) => return Err(Error::internal("write a segment", "live rows after tombstones")),
+            _ => {}
+        }
+        self.facts.note(&self.schema, rows, tombstones)?;
+        let rows = RecordBatch::try_new(self.file_schema.clone(), rows.columns().to_vec())
+            .map_err(|e| Error::internal("write a segment", e))?;
+        self.parquet.write(&rows).map_err(parquet_error)
+    }
+
+    fn end_live(&mut self) -> Result<()> {
+        self.parquet.flush().map_err(parquet_error)?;
+        self.facts.live_row_groups = self.parquet.flushed_row_groups().len() as u32;
+        self.tombstones = true;
+        Ok(())
+    }
+
+    /// Rows added so far.
+    pub fn rows(&self) -> u64 {
+        self.facts.rows
+    }
+
+    /// Bytes in the file so far; rows of the row group under way are not among them.
+    pub fn bytes(&self) -> u64 {
+        self.parquet.inner().written
+    }
+
+    /// Writes and syncs what there is, so that [`SegmentWriter::finish`] has little left to do.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`] or another I/O error.
+    pub fn settle(&mut self) -> Result<()> {
+        if !self.tombstones {
+            self.end_live()?;
+        }
+        self.parquet.flush().map_err(parquet_error)?;
+        self.parquet.sync().map_err(|e| self.failed("write", e))?;
+        self.file.sync_data().map_err(|e| self.failed("sync", e))
+    }
+
+    /// Ends the file and gives it its name. The delete vectors that `place` names must be durable: a whole segment says
+    /// that they are.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`] or another I/O error. Whether the name survives a crash is not known then.
+    pub fn finish(mut self, place: Finish<'_>) -> Result<SegmentMeta> {
+        if !self.tombstones {
+            self.end_live()?;
+        }
+        for (key, value) in self.facts.key_values(&self.partition, &self.schema, &place)? {
+            self.parquet.append_key_value_metadata(KeyValue::new(format!("{FACT}{key}"), value));
+        }
+        self.parquet.finish().map_err(parquet_error)?;
+        self.parquet.sync().map_err(|e| self.failed("write", e))?;
+        self.file.sync_all().map_err(|e| self.failed("sync", e))?;
+        let path = self.dir.join(place.file_name());
+        if let Err(error) = durable::rename(self.disk.as_ref(), &self.aside, &path) {
+            // Best effort: what stays is an orphan that the next load removes.
+            let _ = self.disk.remove_file(&path);
+            return Err(error.into());
+        }
+        self.finished = true;
+        let sink = self.parquet.inner();
+        let (bytes, crc32) = (sink.written, sink.crc.clone().finalize());
+        Ok(self.facts.meta(&self.schema, &place, bytes, crc32))
+    }
+
+    fn failed(&self, action: &str, error: io::Error) -> Error {
+        Error::io(format!("{action} {}", self.aside.display()), error)
+    }
 }
 
-fn write_file(
-    disk: &dyn Disk,
-    path: &Path,
-    spec: &Spec<'_>,
-    live: impl Iterator<Item = Result<RecordBatch>>,
-    tombstones: impl Iterator<Item = Result<RecordBatch>>,
-) -> Result<Option<Written>> {
-    let failed = |action: &str, e: io::Error| Error::io(format!("{action} {}", path.display()), e);
-    // An orphan of this name can be left from a flush that crashed before its manifest.
-    if disk.exists(path).map_err(|e| failed("look for", e))? {
-        disk.remove_file(path).map_err(|e| failed("remove", e))?;
+impl Drop for SegmentWriter {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.disk.remove_file(&self.aside);
+        }
     }
-    let file = disk.create(path).map_err(|e| failed("create", e))?;
-    let schema = file_schema(spec.schema);
-    let sink = Sink {
-        file: file.clone(),
-        buffer: Vec::with_capacity(WRITE_BUFFER),
-        written: 0,
-        crc: crc32fast::Hasher::new(),
-    };
-    let mut writer =
-        ArrowWriter::try_new(sink, schema.clone(), Some(properties(spec))).map_err(parquet_error)?;
-    let mut facts = Written::new(spec.schema);
-    for batch in live {
-        facts.push(&mut writer, &schema, spec.schema, &batch?, false)?;
-    }
-    writer.flush().map_err(parquet_error)?;
-    facts.live_row_groups = writer.flushed_row_groups().len() as u32;
-    for batch in tombstones {
-        facts.push(&mut writer, &schema, spec.schema, &batch?, true)?;
-    }
-    if facts.rows == 0 {
-        return Ok(None);
-    }
-    for (key, value) in facts.key_values(spec)? {
-        writer.append_key_value_metadata(KeyValue::new(format!("{FACT}{key}"), value));
-    }
-    writer.finish().map_err(parquet_error)?;
-    let sink = writer.inner_mut();
-    io::Write::flush(sink).map_err(|e| failed("write", e))?;
-    facts.bytes = sink.written;
-    facts.crc32 = sink.crc.clone().finalize();
-    file.sync_all().map_err(|e| failed("sync", e))?;
-    Ok(Some(facts))
 }
 
 /// Parquet wraps the I/O error of our sink; a full disk must still be told from other failures.
-fn parquet_error(error: parquet::errors::ParquetError) -> Error {
-    if let parquet::errors::ParquetError::External(source) = &error
+fn parquet_error(error: ParquetError) -> Error {
+    if let ParquetError::External(source) = &error
         && let Some(io) = source.downcast_ref::<io::Error>()
     {
         return Error::io("write a segment", io::Error::new(io.kind(), io.to_string()));
     }
     Error::internal("write a segment", error)
-}
-
-/// What is learnt while writing.
-struct Written {
-    rows: u64,
-    tombstones: u64,
-    live_row_groups: u32,
-    bytes: u64,
-    crc32: u32,
-    seqs: Option<(Seq, Seq)>,
-    keys: Option<(Vec<u8>, Vec<u8>)>,
-    columns: Vec<Gather>,
-}
-
-impl Written {
-    fn new(schema: &TableSchema) -> Self {
-        let columns = schema.columns().iter().map(|c| Gather::new(c.id)).collect();
-        Self {
-            rows: 0,
-            tombstones: 0,
-            live_row_groups: 0,
-            bytes: 0,
-            crc32: 0,
-            seqs: None,
-            keys: None,
-            columns,
-        }
-    }
-
-    fn push(
-        &mut self,
-        writer: &mut ArrowWriter<Sink>,
-        file: &SchemaRef,
-        schema: &TableSchema,
-        batch: &RecordBatch,
-        tombstones: bool,
-    ) -> Result<()> {
-        if batch.num_rows() == 0 {
-            return Ok(());
-        }
-        self.rows += batch.num_rows() as u64;
-        if tombstones {
-            self.tombstones += batch.num_rows() as u64;
-        } else {
-            self.columns.iter_mut().zip(batch.columns()).for_each(|(stats, column)| stats.update(column));
-        }
-        self.note_seqs(batch);
-        self.note_keys(schema, batch)?;
-        let batch = RecordBatch::try_new(file.clone(), batch.columns().to_vec());
-        writer.write(&batch.map_err(|e| Error::internal("write a segment", e))?).map_err(parquet_error)
-    }
-
-    fn note_seqs(&mut self, batch: &RecordBatch) {
-        let column = batch.column(batch.num_columns() - 3);
-        let seqs = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(column.as_ref());
-        let bounds = (arrow::compute::min(seqs), arrow::compute::max(seqs));
-        if let (Some(min), Some(max)) = bounds {
-            let (min, max) = (min as Seq, max as Seq);
-            let (low, high) = self.seqs.unwrap_or((min, max));
-            self.seqs = Some((low.min(min), high.max(max)));
-        }
-    }
-
-    /// Batches come sorted, so the first and last row bound each.
-    fn note_keys(&mut self, schema: &TableSchema, batch: &RecordBatch) -> Result<()> {
-        let ends = |row: usize| {
-            let columns: Vec<_> =
-                schema.key_indices().iter().map(|i| batch.column(*i).slice(row, 1)).collect();
-            schema.keys().convert_columns(&columns).map_err(|e| Error::internal("encode a key", e))
-        };
-        let (first, last) = (ends(0)?, ends(batch.num_rows() - 1)?);
-        let (first, last) = (first.row(0).as_ref().to_vec(), last.row(0).as_ref().to_vec());
-        self.keys = Some(match self.keys.take() {
-            Some((low, high)) => (low.min(first), high.max(last)),
-            None => (first, last),
-        });
-        Ok(())
-    }
-
-    /// The same facts that go into the manifest, so that a lost manifest can be rebuilt from the files.
-    fn key_values(&self, spec: &Spec<'_>) -> Result<Vec<(&'static str, String)>> {
-        let (min_seq, max_seq) = self.seqs.unwrap_or_default();
-        let (min_key, max_key) =
-            self.keys.as_ref().map(|(min, max)| (hex(min), hex(max))).unwrap_or_default();
-        let columns: Vec<_> = self.columns.iter().cloned().map(Gather::finish).collect();
-        let columns = serde_json::to_string(&columns).map_err(|e| Error::internal("write a segment", e))?;
-        let mut facts = vec![
-            ("format_version", crate::manifest::FORMAT.to_string()),
-            ("table_id", spec.partition.table.to_string()),
-            ("segment_id", spec.id.to_string()),
-            ("level", spec.level.to_string()),
-            ("live_row_groups", self.live_row_groups.to_string()),
-            ("tombstones", self.tombstones.to_string()),
-            ("min_seq", min_seq.to_string()),
-            ("max_seq", max_seq.to_string()),
-            ("schema_version", spec.schema.version().to_string()),
-            ("created_at", spec.now.to_string()),
-            ("after_seq", spec.commits.0.to_string()),
-            ("flushed_seq", spec.commits.1.to_string()),
-            ("min_key", min_key),
-            ("max_key", max_key),
-            ("columns", columns),
-        ];
-        if let Some(user) = &spec.partition.user {
-            facts.push(("user_id", user.to_string()));
-        }
-        Ok(facts)
-    }
-
-    fn meta(self, spec: &Spec<'_>, path: String) -> SegmentMeta {
-        let (min_seq, max_seq) = self.seqs.unwrap_or_default();
-        let (min_key, max_key) = self.keys.unwrap_or_default();
-        SegmentMeta {
-            id: spec.id,
-            path,
-            level: spec.level,
-            rows: self.rows,
-            live_row_groups: self.live_row_groups,
-            tombstones: self.tombstones,
-            bytes: self.bytes,
-            min_seq,
-            max_seq,
-            schema_version: spec.schema.version(),
-            created_at: spec.now,
-            crc32: self.crc32,
-            min_key: hex(&min_key),
-            max_key: hex(&max_key),
-            columns: self.columns.into_iter().map(Gather::finish).collect(),
-            deletes_path: None,
-            deleted_rows: 0,
-        }
-    }
 }
 
 /// The stored schema with each column's lasting id, which Parquet readers see as its field id.
@@ -324,6 +248,13 @@ struct Sink {
     buffer: Vec<u8>,
     written: u64,
     crc: crc32fast::Hasher,
+}
+
+impl Sink {
+    fn new(file: Arc<dyn DiskFile>) -> Self {
+        let (buffer, crc) = (Vec::with_capacity(WRITE_BUFFER), crc32fast::Hasher::new());
+        Self { file, buffer, written: 0, crc }
+    }
 }
 
 impl io::Write for Sink {
