@@ -34,6 +34,25 @@ pub struct Config {
     pub overload_wait: Duration,
     /// Bytes of log that recovery may have to replay; the partitions that hold back more are flushed.
     pub log_bytes: u64,
+    /// How segments are merged in the background.
+    pub compaction: CompactionConfig,
+}
+
+/// How segments are merged in the background.
+#[derive(Debug, Clone)]
+pub struct CompactionConfig {
+    /// Compactions at a time. With 0 there are none but those commanded, one at a time.
+    pub workers: usize,
+    /// Bytes per second that all compactions together read and write; 0 is no limit.
+    pub bytes_per_second: u64,
+    /// Bytes of the largest segment that is made of smaller ones.
+    pub max_segment_bytes: u64,
+}
+
+impl Default for CompactionConfig {
+    fn default() -> Self {
+        Self { workers: 1, bytes_per_second: 64 << 20, max_segment_bytes: 1 << 30 }
+    }
 }
 
 impl Config {
@@ -52,6 +71,7 @@ impl Config {
             memtable_bytes: 512 << 20,
             overload_wait: Duration::from_secs(10),
             log_bytes: 1 << 30,
+            compaction: CompactionConfig::default(),
         }
     }
 }

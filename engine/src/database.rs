@@ -14,6 +14,7 @@ use rand::{RngCore, SeedableRng};
 use crate::catalog::{Catalog, Guard, Table, TableKind};
 use crate::codec::record;
 use crate::commit::{self, Committed, Prepared};
+use crate::compaction::Compactions;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::feed::{Feed, Hub};
@@ -52,6 +53,7 @@ pub struct Database {
     random: Mutex<StdRng>,
     last_time: AtomicI64,
     requests: Requests,
+    compactions: Arc<Compactions>,
     log: Log,
     lock: Mutex<Option<Lock>>,
 }
@@ -73,6 +75,7 @@ pub(crate) struct Parts {
     pub(crate) lock: Box<dyn Send + Sync>,
     pub(crate) catalog: Catalog,
     pub(crate) requests: Requests,
+    pub(crate) compactions: Compactions,
     pub(crate) hot: Hot,
 }
 
@@ -96,6 +99,7 @@ impl Database {
             random: Mutex::new(random),
             last_time: AtomicI64::new(0),
             requests: parts.requests,
+            compactions: Arc::new(parts.compactions),
             log: parts.log,
             lock: Mutex::new(Some(Lock(parts.lock))),
         }
@@ -196,16 +200,21 @@ impl Database {
                 users.insert(user.clone());
             }
         }
+        users.extend(self.owners_on_disk(table)?);
+        Ok(users.into_iter().collect())
+    }
+
+    /// The owners of a USER table's partitions that have files, in no particular order.
+    pub(crate) fn owners_on_disk(&self, table: &Table) -> Result<Vec<UserId>> {
         let dir = self.table_dir(table);
         match self.disk().read_dir(&dir) {
             Ok(entries) => {
                 let names = entries.iter().filter(|e| e.is_dir).filter_map(|e| from_path_component(&e.name));
-                users.extend(names.filter_map(|name| UserId::new(&name).ok()));
+                Ok(names.filter_map(|name| UserId::new(&name).ok()).collect())
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io(format!("read {}", dir.display()), e)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(Error::io(format!("read {}", dir.display()), e)),
         }
-        Ok(users.into_iter().collect())
     }
 
     /// Commits a write set. When this returns the commit is durable and visible to every later snapshot.
@@ -351,12 +360,13 @@ impl Database {
         self.log.metrics()
     }
 
-    /// Waits for flushes and catalog changes under way, syncs and closes the log and gives up the directory. Commits
+    /// Cancels compactions, waits for flushes and catalog changes under way, syncs and closes the log and gives up the directory. Commits
     /// after it fail with [`Error::Closed`]; feeds end after the last commit.
     ///
     /// # Errors
     /// What the log says, if it failed.
     pub async fn close(&self) -> Result<()> {
+        self.compactions.stop();
         // Whoever opens the directory next must not find us writing to it.
         *self.closing.write().await = true;
         let closed = self.log.close();
@@ -385,6 +395,10 @@ impl Database {
 
     pub(crate) fn requests(&self) -> &Requests {
         &self.requests
+    }
+
+    pub(crate) fn compacting(&self) -> &Arc<Compactions> {
+        &self.compactions
     }
 
     /// Holds the horizon where it is, at `limit` at the latest.
@@ -422,7 +436,7 @@ impl Database {
         self.tables_dir().join(&table.path)
     }
 
-    fn partition_dir(&self, table: &Table, id: &PartitionId) -> PathBuf {
+    pub(crate) fn partition_dir(&self, table: &Table, id: &PartitionId) -> PathBuf {
         let dir = self.table_dir(table);
         match &id.user {
             Some(user) => dir.join(path_component(user.as_str())),
@@ -462,7 +476,11 @@ impl Database {
     }
 
     /// The partition, if it exists in memory or on disk; reading must not fill memory with empty ones.
-    fn existing_partition(&self, table: &Table, id: &PartitionId) -> Result<Option<Arc<Partition>>> {
+    pub(crate) fn existing_partition(
+        &self,
+        table: &Table,
+        id: &PartitionId,
+    ) -> Result<Option<Arc<Partition>>> {
         let known = self.partitions.read().contains_key(id);
         let dir = self.partition_dir(table, id);
         if !known

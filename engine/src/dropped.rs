@@ -27,9 +27,12 @@ impl Database {
             let mut partitions = self.partitions.write();
             partitions.extract_if(|id, _| id.table == table.id).map(|(_, slot)| slot).collect()
         };
+        self.compacting().cancel_table(table.id);
         for partition in gone.iter().filter_map(|slot| slot.get()?.as_ref().ok()) {
-            // Wait for a flush that is under way; the next one will not find the table.
+            // Wait for a compaction and a flush that are under way; the next ones will not find the table.
+            drop(partition.compacting.lock().await);
             drop(partition.flushing.lock().await);
+            partition.trash.close();
             // The same for a commit.
             drop(partition.commit.lock());
             partition.version().memtables().for_each(|memtable| self.hot().discount(memtable));

@@ -102,6 +102,9 @@ pub enum Error {
     /// The directory is in use by another process.
     #[error("{0} is in use by another kalamdb process")]
     Locked(PathBuf),
+    /// What was asked for was cancelled before its end.
+    #[error("the {0} was cancelled")]
+    Cancelled(&'static str),
     /// The database is shutting down.
     #[error("the database is shutting down")]
     Closed,

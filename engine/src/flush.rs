@@ -97,6 +97,9 @@ async fn flush_all(database: &Arc<Database>, partition: &Arc<Partition>) -> Resu
         outcome.add(flush_frozen(database, &table, partition, frozen).await?);
     }
     outcome.flushed_seq = partition.version().manifest.flushed_seq;
+    if outcome.segments > 0 {
+        database.compacting().consider(&partition.id);
+    }
     Ok(outcome)
 }
 

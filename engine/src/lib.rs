@@ -3,7 +3,7 @@
 //! Four ideas carry it. The log is the truth, and the feed. A partition is a list of immutable columnar chunks, plus who
 //! superseded what. A snapshot is one sequence number. Everything durable but the log is a file that others can read.
 //!
-//! Start at [`Database`]; [`commit`] and [`flush`] explain in which order things become durable and visible.
+//! Start at [`Database`]; [`commit`], [`flush`] and [`compaction`] explain in which order things become durable and visible.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
@@ -11,6 +11,8 @@ pub mod alter;
 pub mod catalog;
 pub mod codec;
 pub mod commit;
+pub mod compaction;
+mod compactor;
 mod config;
 mod database;
 mod ddl;
@@ -31,6 +33,7 @@ pub mod partition;
 pub mod project;
 pub mod read;
 mod recovery;
+pub mod retention;
 mod row_checks;
 pub mod rows;
 mod schema;
@@ -55,7 +58,8 @@ pub use catalog::{
     TableOptions,
 };
 pub use commit::Committed;
-pub use config::Config;
+pub use compaction::{CompactionOutcome, CompactionStatus};
+pub use config::{CompactionConfig, Config};
 pub use database::Database;
 pub use ddl::DdlOutcome;
 pub use error::{Error, Result};

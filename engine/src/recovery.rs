@@ -255,8 +255,7 @@ fn replace_tombstones(
         let mut found = None;
         if version.active.find(key).is_none() {
             for segment in moved_to.iter().rev() {
-                found =
-                    segment.find(key, &columns, at)?.map(|found| (segment.meta().id, found));
+                found = segment.find(key, &columns, at)?.map(|found| (segment.meta().id, found));
                 if found.is_some() {
                     break;
                 }

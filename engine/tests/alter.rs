@@ -478,3 +478,40 @@ async fn the_feed_tells_each_change_in_the_version_it_was_written_with() {
     }
     assert_eq!(seen, [(1, 3), (2, 3)]);
 }
+
+#[tokio::test]
+async fn a_compaction_rewrites_the_rows_of_every_version_to_the_newest() {
+    let disk = SimDisk::new();
+    let db = open(&disk).await;
+    let t = create(&db, "t", TableKind::Shared).await.unwrap();
+    db.commit(vec![write(&t, vec![ints(&[1, 5]), texts(&[Some("one"), None])])]).await.unwrap();
+    db.flush(&t, None).await.unwrap();
+    let t = alter(&db, &t, vec![new_column("n", DataType::Int, Some(ints32(&[Some(7)])))]).await.unwrap();
+    db.commit(vec![write(&t, vec![ints(&[4]), texts(&[Some("four")]), ints32(&[None])])]).await.unwrap();
+    db.flush(&t, None).await.unwrap();
+    let changes = vec![
+        TableChange::RenameColumn { id: id(&t, "id"), name: "key".into() },
+        TableChange::DropColumn(id(&t, "value")),
+        TableChange::RetypeColumn { id: id(&t, "n"), data_type: DataType::BigInt },
+    ];
+    let t = alter(&db, &t, changes).await.unwrap();
+    let expected = BTreeMap::from([
+        (1, "key=1 n=7".to_owned()),
+        (4, "key=4 n=NULL".to_owned()),
+        (5, "key=5 n=7".to_owned()),
+    ]);
+    assert_eq!(shown(&db, &t).await, expected);
+    assert_eq!(db.compact(&t, None).await.unwrap().segments_in, 2);
+    assert_eq!(shown(&db, &t).await, expected, "compacted");
+    let version = db.partition_version(&t, None).unwrap().unwrap();
+    assert_eq!(version.manifest.segments[0].schema_version, t.schema.version());
+    drop(version);
+    let db = reopen(db, &disk).await;
+    assert_eq!(shown(&db, &find(&db, "t")).await, expected, "compacted and reopened");
+    // One of an old version is rewritten alone.
+    let t = find(&db, "t");
+    let t = alter(&db, &t, vec![new_column("m", DataType::Text, None)]).await.unwrap();
+    assert_eq!(db.compact(&t, None).await.unwrap().segments_in, 1);
+    assert_eq!(db.compact(&t, None).await.unwrap().segments_in, 0);
+    assert_eq!(shown(&db, &t).await[&1], "key=1 n=7 m=NULL");
+}

@@ -116,6 +116,7 @@ impl Work {
             )
             .await?;
             self.flush(&t, None).await?;
+            self.database.compact(&t, None).await?;
         }
         self.database.close().await
     }

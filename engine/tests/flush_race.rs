@@ -5,9 +5,8 @@ mod common;
 use std::sync::Arc;
 
 use common::gate::Gate;
-use common::{
-    Model, commit, contents, create, delete, find, flush_beside, insert, move_keys, now, open, rows, update,
-};
+use common::writer::{CRASHES, Writer, recovers};
+use common::{Model, commit, contents, create, delete, flush_beside, insert, now, open, rows, update};
 use kalamdb_engine::{Database, Error, Snapshot, Table, TableKind};
 use kalamdb_wal::sim::{Crash, Fault, Freeze, Operation, SimDisk};
 
@@ -19,9 +18,6 @@ const POINTS: [(Operation, &str); 4] = [
     (Operation::Sync, "default/t/manifest.json"),
     (Operation::Rename, "default/t/manifest.json"),
 ];
-
-const CRASHES: [Crash; 5] =
-    [Crash::KillProcess, Crash::LoseUnsynced, Crash::KeepUnsynced, Crash::Torn(1), Crash::Torn(2)];
 
 /// A flush that is held, over rows that are being changed.
 struct Race {
@@ -78,55 +74,6 @@ impl Race {
         let old = contents(&self.database, &self.old.0, &self.table, None).await.unwrap();
         assert_eq!(old, self.old.1, "{when}, at the snapshot from before");
     }
-}
-
-/// Does the same to the database and to a map.
-struct Writer<'a> {
-    database: &'a Arc<Database>,
-    table: &'a Arc<Table>,
-    model: Model,
-}
-
-impl Writer<'_> {
-    async fn insert(&mut self, ids: std::ops::Range<i64>) {
-        let new = rows(ids, "new");
-        self.database.commit(vec![insert(self.table, None, &new)]).await.unwrap();
-        self.model.extend(new);
-    }
-
-    async fn update(&mut self, ids: std::ops::Range<i64>, value: &str) {
-        let write = update(self.database, self.table, None, |id| ids.contains(&id), value).await;
-        commit(self.database, write).await.unwrap();
-        ids.filter(|id| self.model.contains_key(id)).collect::<Vec<_>>().into_iter().for_each(|id| {
-            self.model.insert(id, Some(format!("{value}-{id}")));
-        });
-    }
-
-    async fn delete(&mut self, ids: std::ops::Range<i64>) {
-        let write = delete(self.database, self.table, None, |id| ids.contains(&id)).await;
-        commit(self.database, write).await.unwrap();
-        self.model.retain(|id, _| !ids.contains(id));
-    }
-
-    async fn shift(&mut self, ids: std::ops::Range<i64>, by: i64) {
-        let write = move_keys(self.database, self.table, None, |id| ids.contains(&id), by).await;
-        commit(self.database, write).await.unwrap();
-        for id in ids {
-            self.model.remove(&id);
-            self.model.insert(id + by, Some(format!("moved-{id}")));
-        }
-    }
-}
-
-/// Opens what a crash left, and flushes it, and opens that.
-async fn recovers(disk: SimDisk, model: &Model, what: &str) {
-    let database = open(&disk).await;
-    let table = find(&database, "t");
-    assert_eq!(&now(&database, &table, None).await, model, "{what}");
-    database.flush(&table, None).await.unwrap();
-    assert_eq!(&now(&database, &table, None).await, model, "{what}, flushed again");
-    let database = open(&disk.crash(Crash::LoseUnsynced)).await;
-    assert_eq!(&now(&database, &find(&database, "t"), None).await, model, "{what}, flushed and opened again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

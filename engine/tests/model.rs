@@ -1,6 +1,6 @@
 //! Random operations on the engine, held against maps, on a simulated disk that loses power: a SHARED table (whose key has
-//! two columns in every other run) and three partitions of a USER table, with flushes beside the commits and columns that
-//! come, go, widen and change their names.
+//! two columns in every other run) and three partitions of a USER table, with flushes and compactions beside the commits
+//! and columns that come, go, widen and change their names.
 //!
 //! `KALAMDB_SEEDS=n` runs more seeds, `KALAMDB_SEED=s` one; a failing seed is printed.
 
@@ -13,8 +13,8 @@ use common::{
 };
 use common::{next_change, now, rows, schema, update};
 use kalamdb_engine::{
-    AlterTable, Database, Ddl, Error, FlushOutcome, PartitionWrite, Result, Snapshot, Table, TableKind,
-    UserId,
+    AlterTable, CompactionOutcome, Database, Ddl, Error, FlushOutcome, PartitionWrite, Result, Snapshot,
+    Table, TableKind, UserId,
 };
 use kalamdb_wal::sim::{Crash, Freeze, SimDisk, SimRandom};
 use tokio::task::JoinHandle;
@@ -36,6 +36,7 @@ struct World {
     unanswered: Option<Models>,
     snapshots: Vec<(Snapshot, Models)>,
     flushes: Vec<JoinHandle<Result<FlushOutcome>>>,
+    compactions: Vec<JoinHandle<Result<CompactionOutcome>>>,
 }
 
 impl World {
@@ -60,6 +61,7 @@ impl World {
             unanswered: None,
             snapshots: Vec::new(),
             flushes: Vec::new(),
+            compactions: Vec::new(),
         }
     }
 
@@ -87,8 +89,21 @@ impl World {
                 let (database, table, user) = (self.database.clone(), table.clone(), user.cloned());
                 self.flushes.push(tokio::spawn(async move { database.flush(&table, user.as_ref()).await }));
             }
-            82..85 => self.join_flushes().await,
-            85..90 => self.snapshots.push((self.database.snapshot(), self.models.clone())),
+            82..84 => {
+                let at = self.any_part();
+                let (table, user) = self.part(at);
+                let result = self.database.compact(table, user).await.map(drop);
+                self.settle(result, self.models.clone()).await;
+            }
+            84 => {
+                let at = self.any_part();
+                let (table, user) = self.part(at);
+                let (database, table, user) = (self.database.clone(), table.clone(), user.cloned());
+                self.compactions
+                    .push(tokio::spawn(async move { database.compact(&table, user.as_ref()).await }));
+            }
+            85 => self.join_flushes().await,
+            86..90 => self.snapshots.push((self.database.snapshot(), self.models.clone())),
             90..93 => {
                 if !self.snapshots.is_empty() {
                     let which = self.random.below(self.snapshots.len() as u64) as usize;
@@ -201,6 +216,9 @@ impl World {
             // All of them before anything is said of the disk they ran on.
             result = result.and(flush.await.unwrap().map(drop));
         }
+        for compaction in std::mem::take(&mut self.compactions) {
+            result = result.and(compaction.await.unwrap().map(drop));
+        }
         self.settle(result, self.models.clone()).await;
     }
 
@@ -224,6 +242,9 @@ impl World {
         for flush in std::mem::take(&mut self.flushes) {
             // It may have ended before, or come to a dead disk.
             let _ = flush.await.unwrap();
+        }
+        for compaction in std::mem::take(&mut self.compactions) {
+            let _ = compaction.await.unwrap();
         }
         self.database = Database::open(config(Arc::new(self.disk.clone())))
             .await
@@ -257,7 +278,11 @@ async fn run(seed: u64) {
     let mut world = World::new(seed).await;
     for step in 0..150 {
         world.step().await;
-        if step % 4 == 3 && !world.disk.is_frozen() && world.flushes.is_empty() {
+        if step % 4 == 3
+            && !world.disk.is_frozen()
+            && world.flushes.is_empty()
+            && world.compactions.is_empty()
+        {
             world.check().await;
         }
     }

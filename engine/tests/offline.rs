@@ -178,3 +178,92 @@ async fn a_rebuilt_manifest_that_ends_long_before_the_log_begins_is_noted() {
     assert_eq!(report.rebuilt, std::slice::from_ref(&path));
     assert!(report.notes.iter().any(|note| note.file == path), "{report:?}");
 }
+
+/// The same after a compaction, with a delete vector for what was superseded while it ran and a segment that came later.
+async fn compacted() -> (SimDisk, Model) {
+    let (disk, mut model) = closed().await;
+    let database = open(&disk).await;
+    let table = find(&database, "t");
+    let old = database.snapshot();
+    commit(&database, update(&database, &table, None, |id| id == 7, "late").await).await.unwrap();
+    model.insert(7, Some("late-7".into()));
+    assert_eq!(database.compact(&table, None).await.unwrap().segments_in, 4);
+    drop(old);
+    for id in 100..102 {
+        database.commit(vec![insert(&table, None, &rows(id..id + 1, "c"))]).await.unwrap();
+        model.extend(rows(id..id + 1, "c"));
+        database.flush(&table, None).await.unwrap();
+    }
+    commit(&database, delete(&database, &table, None, |id| id == 8).await).await.unwrap();
+    model.remove(&8);
+    database.close().await.unwrap();
+    drop(database);
+    (disk.crash(Crash::KeepUnsynced), model)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_lost_after_a_compaction_is_rebuilt_as_it_was() {
+    let (disk, model) = compacted().await;
+    let path = PathBuf::from("/db/tables/default/t/manifest.json");
+    let was = Manifest::decode(&disk.contents(&path).unwrap()).unwrap();
+    assert_eq!(was.segments.len(), 3);
+    assert!(was.segments[0].level == 1 && was.segments[0].deletes_path.is_some(), "{was:?}");
+    disk.remove_file(&path).unwrap();
+    let report = repair(&disk);
+    assert_eq!((report.rebuilt, report.left), (vec![path.clone()], vec![]));
+    let is = Manifest::decode(&disk.contents(&path).unwrap()).unwrap();
+    assert_eq!((&is.segments, is.flushed_seq), (&was.segments, was.flushed_seq));
+    let database = open(&disk).await;
+    let table = find(&database, "t");
+    assert_eq!(now(&database, &table, None).await, model);
+    database.compact(&table, None).await.unwrap();
+    assert_eq!(now(&database, &table, None).await, model);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_is_not_rebuilt_if_a_newer_segment_or_a_delete_vector_is_damaged() {
+    let (clean, _) = compacted().await;
+    let path = PathBuf::from("/db/tables/default/t/manifest.json");
+    let was = Manifest::decode(&clean.contents(&path).unwrap()).unwrap();
+    let deletes = was.segments[0].deletes_path.clone().unwrap();
+    for damaged in [&was.segments[2].path, &was.segments[0].path, &deletes] {
+        let disk = clean.fork();
+        disk.remove_file(&path).unwrap();
+        let file = path.with_file_name(damaged);
+        disk.truncate(&file, disk.contents(&file).unwrap().len() as u64 / 2).unwrap();
+        let report = repair(&disk);
+        assert!(report.rebuilt.is_empty(), "{damaged}");
+        assert!(report.left.iter().any(|f| f.file == path && f.what.contains(damaged)), "{:?}", report.left);
+    }
+}
+
+/// Whatever a crash leaves of a compaction, the files tell of one state of the partition, or of none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_lost_in_a_crashed_compaction_is_rebuilt_from_what_is_there() {
+    use kalamdb_wal::sim::Freeze;
+    let (clean, model) = closed().await;
+    let path = PathBuf::from("/db/tables/default/t/manifest.json");
+    for n in 1.. {
+        let disk = clean.fork();
+        let database = open(&disk).await;
+        let table = find(&database, "t");
+        database.flush(&table, None).await.unwrap();
+        disk.freeze_at(Freeze::Change(disk.counts().changes + n));
+        let compacted = database.compact(&table, None).await;
+        let frozen = disk.is_frozen();
+        assert!(frozen || compacted.is_ok());
+        drop(database);
+        for crash in [Crash::LoseUnsynced, Crash::KeepUnsynced, Crash::Torn(n)] {
+            let disk = disk.fork().crash(crash);
+            disk.remove_file(&path).unwrap();
+            let report = repair(&disk);
+            assert_eq!(report.rebuilt, std::slice::from_ref(&path), "{crash:?} at change {n}: {report:?}");
+            let database = open(&disk).await;
+            assert_eq!(now(&database, &find(&database, "t"), None).await, model, "{crash:?} at change {n}");
+        }
+        if !frozen {
+            assert!(n > 5, "{n}");
+            break;
+        }
+    }
+}

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
 pub mod gate;
+pub mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,9 +11,9 @@ use arrow::array::{Array, ArrayRef, AsArray, Int16Array, Int64Array, RecordBatch
 use arrow::datatypes::Int64Type;
 use kalamdb_engine::read::{Located, live_rows, tombstone_rows};
 use kalamdb_engine::{
-    Changed, Column, ColumnId, Config, DataType, Database, Ddl, FlushOutcome, NamespaceId, NewColumn,
-    NewTable, OldRows, PartitionView, PartitionWrite, Removed, Result, SchemaDef, Snapshot, Table,
-    TableChange, TableKind, TableName, TableOptions, UserId,
+    Changed, Column, ColumnId, CompactionConfig, CompactionOutcome, Config, DataType, Database, Ddl,
+    FlushOutcome, NamespaceId, NewColumn, NewTable, OldRows, PartitionView, PartitionWrite, Removed, Result,
+    SchemaDef, Snapshot, Table, TableChange, TableKind, TableName, TableOptions, UserId,
 };
 use kalamdb_wal::Disk;
 use kalamdb_wal::sim::{SimClock, SimDisk, SimRandom};
@@ -28,6 +29,8 @@ pub fn config(disk: Arc<dyn Disk>) -> Config {
         random_seed: Some(7),
         log_segment_bytes: 64 << 10,
         retain: kalamdb_engine::Retain { bytes: 256 << 10, age: std::time::Duration::from_secs(3_600) },
+        // Compactions come when a test says so.
+        compaction: CompactionConfig { workers: 0, ..CompactionConfig::default() },
         ..Config::new("/db")
     }
 }
@@ -336,4 +339,10 @@ pub async fn commit(database: &Database, write: Result<Option<PartitionWrite>>) 
 pub fn flush_beside(database: &Arc<Database>, table: &Arc<Table>) -> JoinHandle<Result<FlushOutcome>> {
     let (database, table) = (database.clone(), table.clone());
     tokio::spawn(async move { database.flush(&table, None).await })
+}
+
+/// Starts a full compaction beside the test.
+pub fn compact_beside(database: &Arc<Database>, table: &Arc<Table>) -> JoinHandle<Result<CompactionOutcome>> {
+    let (database, table) = (database.clone(), table.clone());
+    tokio::spawn(async move { database.compact(&table, None).await })
 }

@@ -1,0 +1,217 @@
+//! When partitions are compacted without being told to: after flushes, and when deleted rows are past their retention.
+//!
+//! Flushes ask over a channel. Besides, once an hour all partitions of tables that do not keep deleted rows for ever are
+//! looked at, those that are not loaded by their manifests alone. A compaction that failed is tried again a while later,
+//! for as long as it takes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::catalog::{Table, TableKind};
+use crate::compaction::{self, Goal};
+use crate::database::Database;
+use crate::error::{Error, Result};
+use crate::flush;
+use crate::ids::{PartitionId, TableId};
+use crate::manifest::{Manifest, SegmentMeta};
+use crate::partition::Version;
+use crate::retention;
+
+/// How often the clock is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a compaction that failed is left alone.
+const RETRY: Duration = Duration::from_secs(60);
+/// How often deleted rows past their retention are looked for, microseconds by the database's clock.
+const RETENTION_EVERY: i64 = 3_600_000_000;
+
+/// Compacts what is asked for until the database is gone, by so many workers. `now`: when it was opened.
+pub(crate) async fn run(
+    database: Weak<Database>,
+    mut requests: mpsc::UnboundedReceiver<PartitionId>,
+    workers: usize,
+    now: i64,
+) {
+    let mut retention = Retention { next: now + RETENTION_EVERY, cold: BTreeMap::new() };
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut work = Work::default();
+    loop {
+        work.start(&database, workers);
+        tokio::select! {
+            request = requests.recv() => match request {
+                Some(id) => work.add([id]),
+                None => return,
+            },
+            Some(done) = work.running.join_next() => {
+                if let Ok((id, true)) = done {
+                    work.failed.push((Instant::now() + RETRY, id));
+                }
+            }
+            _ = ticks.tick() => match database.upgrade() {
+                Some(database) => {
+                    let again = work.failed.extract_if(.., |(at, _)| *at <= Instant::now()).map(|(_, id)| id);
+                    let again: Vec<_> = again.collect();
+                    work.add(again);
+                    work.add(retention.due(&database).await);
+                }
+                None => return,
+            },
+        }
+    }
+}
+
+/// What is being compacted, and what waits for it.
+#[derive(Debug, Default)]
+struct Work {
+    waiting: VecDeque<PartitionId>,
+    known: BTreeSet<PartitionId>,
+    running: JoinSet<(PartitionId, bool)>,
+    failed: Vec<(Instant, PartitionId)>,
+}
+
+impl Work {
+    fn add(&mut self, ids: impl IntoIterator<Item = PartitionId>) {
+        for id in ids {
+            if self.known.insert(id.clone()) {
+                self.waiting.push_back(id);
+            }
+        }
+    }
+
+    fn start(&mut self, database: &Weak<Database>, workers: usize) {
+        while self.running.len() < workers
+            && let Some(id) = self.waiting.pop_front()
+            && let Some(database) = database.upgrade()
+        {
+            // From here on a new request means segments that this compaction may no longer take.
+            self.known.remove(&id);
+            self.running.spawn(async move {
+                let failed = compact_one(&database, &id).await;
+                (id, failed)
+            });
+        }
+    }
+}
+
+/// True if it failed in a way that another attempt may mend.
+async fn compact_one(database: &Arc<Database>, id: &PartitionId) -> bool {
+    match try_compact(database, id).await {
+        Ok(()) | Err(Error::Closed) => false,
+        Err(Error::Cancelled(_)) => {
+            tracing::info!(partition = %id, "a compaction was cancelled");
+            false
+        }
+        Err(error) => {
+            tracing::error!(partition = %id, %error, "a compaction failed; no row is lost, it is tried again");
+            !matches!(error, Error::PartitionDamaged { .. } | Error::ReadOnly(_))
+        }
+    }
+}
+
+async fn try_compact(database: &Arc<Database>, id: &PartitionId) -> Result<()> {
+    let catalog = database.catalog();
+    let Some(table) = catalog.table_by_id(id.table) else { return Ok(()) };
+    let partition = database.partition(table, id)?;
+    let hot_since = partition.hot_since.load(Ordering::Relaxed);
+    let overdue = |retention: i64| hot_since > 0 && hot_since + retention <= database.clock().now_micros();
+    if retention::of(&table.options)?.is_some_and(overdue) {
+        flush::flush(database, &partition).await?;
+    }
+    compaction::compact(database, &partition, Goal::Due).await.map(drop)
+}
+
+/// Looks for deleted rows that are past their retention.
+#[derive(Debug)]
+struct Retention {
+    /// When to look next.
+    next: i64,
+    /// Per table, when to look at the manifests of partitions that are not loaded.
+    cold: BTreeMap<TableId, i64>,
+}
+
+impl Retention {
+    async fn due(&mut self, database: &Arc<Database>) -> Vec<PartitionId> {
+        let now = database.clock().now_micros();
+        if now < self.next {
+            return Vec::new();
+        }
+        self.next = now + RETENTION_EVERY;
+        let catalog = database.catalog();
+        self.cold.retain(|id, _| catalog.table_by_id(*id).is_some());
+        let mut due = loaded(database, now);
+        for table in catalog.tables().filter(|table| table.kind != TableKind::Stream) {
+            let Ok(Some(retention)) = retention::of(&table.options) else { continue };
+            if self.cold.get(&table.id).is_some_and(|at| *at > now) {
+                continue;
+            }
+            let (database, table_id, table) = (database.clone(), table.id, table.clone());
+            let looked = tokio::task::spawn_blocking(move || cold(&database, &table, retention, now)).await;
+            if let Ok((cold, next)) = looked {
+                due.extend(cold);
+                // One that is loaded now, and is not later, is not forgotten.
+                self.cold.insert(table_id, next.min(now + retention / 4));
+            }
+        }
+        due
+    }
+}
+
+/// The loaded partitions that are due: by their segments, or by rows that nobody flushes.
+fn loaded(database: &Database, now: i64) -> Vec<PartitionId> {
+    let catalog = database.catalog();
+    let is_due = |(id, version): &(PartitionId, Arc<Version>)| {
+        let retention = match retention::of(&catalog.table_by_id(id.table)?.options) {
+            Ok(retention) => retention?,
+            Err(error) => {
+                tracing::error!(partition = %id, %error, "its deleted rows are kept");
+                return None;
+            }
+        };
+        let since = database.loaded(id).map_or(0, |partition| partition.hot_since.load(Ordering::Relaxed));
+        let hot = (since > 0).then_some(since + retention);
+        hot.into_iter().chain(next_due(&version.manifest.segments, retention)).min()
+    };
+    let due =
+        database.loaded_partitions().into_iter().filter(|part| is_due(part).is_some_and(|at| at <= now));
+    due.map(|(id, _)| id).collect()
+}
+
+/// The partitions of a table that are due but not loaded, and when the next of them is.
+fn cold(database: &Database, table: &Table, retention: i64, now: i64) -> (Vec<PartitionId>, i64) {
+    let (mut due, mut next) = (Vec::new(), i64::MAX);
+    let owners = match table.kind {
+        TableKind::User => match database.owners_on_disk(table) {
+            Ok(owners) => owners.into_iter().map(Some).collect(),
+            Err(error) => {
+                tracing::error!(table = table.qualified_name(), %error, "cannot look for its deleted rows");
+                return (due, now);
+            }
+        },
+        _ => vec![None],
+    };
+    for user in owners {
+        let id = PartitionId { table: table.id, user };
+        if database.loaded(&id).is_some() {
+            continue;
+        }
+        // One without a manifest has no rows; one whose manifest is damaged says so when it is used.
+        let manifest = Manifest::load(database.disk().as_ref(), &database.partition_dir(table, &id));
+        match manifest.ok().flatten().and_then(|manifest| next_due(&manifest.segments, retention)) {
+            Some(at) if at <= now => due.push(id),
+            Some(at) => next = next.min(at),
+            None => {}
+        }
+    }
+    (due, next)
+}
+
+/// When something of these segments is due, microseconds since the epoch.
+fn next_due(segments: &[SegmentMeta], retention: i64) -> Option<i64> {
+    segments.iter().filter_map(|meta| retention::due_at(meta, meta.deleted_rows, retention)).min()
+}
