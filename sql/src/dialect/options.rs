@@ -1,14 +1,12 @@
 //! Options of tables and namespaces: their names, values and what they mean.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
-use kalamdb_engine::{Access, TableKind, TableOptions};
+pub(super) use kalamdb_engine::retention::duration_millis;
+use kalamdb_engine::{Access, TableKind, TableOptions, retention};
 use serde_json::Value;
 
 use super::tokens::Tokens;
 use crate::error::{Error, ErrorCode, Position, Result};
-
-/// The value of `deleted_retention` that keeps nothing.
-const RETENTION_OFF: &str = "off";
 
 /// The names of the options of a table.
 const TABLE_OPTIONS: [&str; 9] = [
@@ -207,7 +205,7 @@ fn compression(written: &Written) -> Result<String> {
 fn deleted_retention(written: &Written) -> Result<String> {
     let wanted = "a duration such as '7d', or 'off'";
     let text = written.text(wanted)?.to_ascii_lowercase();
-    if text == RETENTION_OFF || duration_millis(&text).is_some() {
+    if text == retention::OFF || duration_millis(&text).is_some() {
         Ok(text)
     } else {
         Err(written.bad(wanted))
@@ -268,28 +266,4 @@ pub(super) fn flush_policy(tokens: &mut Tokens<'_>, options: &mut TableOptions) 
         }
         seen = true;
     }
-}
-
-/// `500ms`, `10s`, `5 minutes`, `1 hour 30 minutes`, `7d` in milliseconds.
-pub(super) fn duration_millis(text: &str) -> Option<u64> {
-    let mut rest = text.trim();
-    let mut total = 0_u64;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = rest[digits..].trim_start();
-        let letters = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
-        let unit = match rest[..letters].to_ascii_lowercase().as_str() {
-            "ms" | "millisecond" | "milliseconds" => 1,
-            "s" | "sec" | "secs" | "second" | "seconds" => 1_000,
-            "m" | "min" | "mins" | "minute" | "minutes" => 60_000,
-            "h" | "hour" | "hours" => 3_600_000,
-            "d" | "day" | "days" => 86_400_000,
-            "w" | "week" | "weeks" => 604_800_000,
-            _ => return None,
-        };
-        total = total.checked_add(number.checked_mul(unit)?)?;
-        rest = rest[letters..].trim_start();
-    }
-    (total > 0).then_some(total)
 }
