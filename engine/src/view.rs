@@ -213,8 +213,10 @@ impl PartitionView {
     ) -> Result<Self> {
         let mut chunks = Vec::with_capacity(version.segments.len() + 8);
         for segment in version.segments.iter().filter(|segment| segment.meta().rows > 0) {
-            // Whoever reads it will project it; that it can be done is known from here on.
-            Projection::new(segment.schema(), &table.schema)?;
+            // Whoever reads it projects it, which can fail only if it is newer than what the statement knows.
+            if segment.schema().version() > table.schema.version() {
+                Projection::new(segment.schema(), &table.schema)?;
+            }
             let newer_than_snapshot = segment.meta().max_seq > seq;
             let hidden = segment.marks.at(seq);
             chunks.push(ChunkView::Segment(SegmentChunk {

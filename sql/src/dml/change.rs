@@ -139,7 +139,15 @@ impl Change<'_> {
             let returning = Returning::new(&ctx, &table, target, self.returning)?;
             let rewritten = self.rewrite(&ctx, &table)?;
             let planner = Planner::new(&ctx).with_target(&table);
-            let matched = matched(&ctx, &planner, &rewritten, self.params).await?;
+            let matched = match matched(&ctx, &planner, &rewritten, self.params).await {
+                // A table was altered since the statement took its catalog.
+                Err(error) if error.code == ErrorCode::Conflict => {
+                    tries.again(error)?;
+                    ctx = ctx.renewed();
+                    continue;
+                }
+                matched => matched?,
+            };
             let count = matched.num_rows();
             if count == 0 {
                 drop(turn);

@@ -44,7 +44,15 @@ pub(crate) async fn insert(
         // Names are resolved anew: the table may have changed, which is one of the reasons for a conflict.
         let table = target::table(&ctx, name)?;
         let returning = Returning::new(&ctx, &table, from(statement, name), statement.returning.as_deref())?;
-        let source = rows(&ctx, &table, statement, params).await?;
+        let source = match rows(&ctx, &table, statement, params).await {
+            // A table that it reads was altered since the statement took its catalog.
+            Err(error) if error.code == ErrorCode::Conflict => {
+                tries.again(error)?;
+                ctx = ctx.renewed();
+                continue;
+            }
+            source => source?,
+        };
         Checks::new(&ctx, &table)?.check(&source.rows)?;
         let count = source.rows.num_rows();
         if count == 0 {

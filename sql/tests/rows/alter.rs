@@ -241,3 +241,49 @@ async fn a_table_is_renamed_its_options_change_and_its_history_is_kept() {
         .await;
     assert_eq!(root.rows("SELECT id FROM app.t").await, json!([[9]]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_and_writers_go_on_while_columns_come_and_go() {
+    const ROUNDS: usize = 12;
+    let server = Server::start().await;
+    let mut root = server.root();
+    root.run("CREATE TABLE t (id INT PRIMARY KEY, v INT, extra TEXT)").await;
+    let (mut reader, mut writer) = (server.root(), server.root());
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let read = tokio::spawn({
+        let stopped = stopped.clone();
+        async move {
+            let mut last = 0;
+            while !*stopped.borrow() {
+                let rows = reader.rows("SELECT count(*), sum(v) FROM t").await;
+                let count = rows[0][0].as_i64().unwrap();
+                assert!(count >= last, "{count} rows after {last}");
+                let updated = rows[0][1].as_i64().unwrap_or(0);
+                assert!((count - 1..=count).contains(&updated), "{updated} of {count} rows are updated");
+                last = count;
+            }
+        }
+    });
+    let write = tokio::spawn(async move {
+        let mut next = 0;
+        while !*stopped.borrow() {
+            writer.run(&format!("INSERT INTO t (id, v) VALUES ({next}, 0)")).await;
+            writer.run(&format!("UPDATE t SET v = 1 WHERE id = {next} AND v = 0")).await;
+            next += 1;
+        }
+        next
+    });
+    for round in 0..ROUNDS {
+        root.run(&format!(
+            "ALTER TABLE t ADD COLUMN c{round} INT DEFAULT {round}, DROP COLUMN extra, ADD extra TEXT"
+        ))
+        .await;
+        if round % 3 == 2 {
+            root.run(&format!("FLUSH TABLE t; ALTER TABLE t DROP COLUMN c{round}")).await;
+        }
+    }
+    stop.send(true).unwrap();
+    read.await.unwrap();
+    let written = write.await.unwrap();
+    assert_eq!(root.rows("SELECT count(*), sum(v) FROM t").await, json!([[written, written]]));
+}
