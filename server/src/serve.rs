@@ -93,6 +93,7 @@ fn options(loaded: &Loaded) -> Options {
     options.statement_timeout = config.limits.statement_timeout.0;
     options.live.heartbeat = config.live.heartbeat.0;
     options.live.queue_bytes = config.live.queue.bytes();
+    config.storage.apply(&mut options.engine);
     options.engine.retain.age = config.live.retention.0;
     options.engine.retain.bytes = config.live.retention_bytes.0;
     let setting = |Shown { name, value, source }| Setting { name, value, source };

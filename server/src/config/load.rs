@@ -268,6 +268,8 @@ mod tests {
             ("[limits]\nconnections = \"many\"", "limits.connections"),
             ("[limits]\nconnections = 0", "limits.connections"),
             ("[auth]\njwt_secret = \"short\"", "auth.jwt_secret"),
+            ("[storage]\nsync = \"sometimes\"", "storage.sync"),
+            ("[storage]\nmemory = \"1KiB\"", "storage.memory"),
             ("log_format = \"xml\"", "log_format"),
             ("listen = \"nowhere\"", "listen"),
         ];

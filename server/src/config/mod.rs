@@ -6,6 +6,7 @@
 
 mod load;
 mod show;
+mod storage;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use load::{ConfigError, Flags, Loaded, load};
 pub use show::Shown;
+pub use storage::{Storage, Sync};
 
 use crate::units::{Size, Span};
 
@@ -40,6 +42,8 @@ pub struct Config {
     pub auth: Auth,
     /// Live feeds.
     pub live: Live,
+    /// The engine.
+    pub storage: Storage,
 }
 
 /// What one client may use up.
@@ -110,6 +114,7 @@ impl Default for Config {
             limits: Limits::default(),
             auth: Auth::default(),
             live: Live::default(),
+            storage: Storage::default(),
         }
     }
 }
@@ -154,6 +159,7 @@ const SHORTEST_SECRET: usize = 32;
 impl Config {
     /// Checks what the types cannot.
     fn validate(&self) -> Result<(), (&'static str, String)> {
+        self.storage.validate()?;
         if !self.auth.jwt_secret.is_empty() && self.auth.jwt_secret.len() < SHORTEST_SECRET {
             return Err(("auth.jwt_secret", format!("must have at least {SHORTEST_SECRET} bytes")));
         }
