@@ -30,6 +30,8 @@ pub struct Config {
     pub flush_rows: u64,
     /// Bytes of rows in memory from which on the largest partitions are flushed. At twice as many, commits wait.
     pub memtable_bytes: usize,
+    /// Bytes that the buffers of all STREAM tables together may hold; beyond it the largest lose their oldest rows.
+    pub stream_bytes: usize,
     /// How long a commit waits for flushes to make room before it fails with [`crate::Error::Overloaded`].
     pub overload_wait: Duration,
     /// Bytes of log that recovery may have to replay; the partitions that hold back more are flushed.
@@ -69,6 +71,7 @@ impl Config {
             retain: Retain::default(),
             flush_rows: 250_000,
             memtable_bytes: 512 << 20,
+            stream_bytes: 64 << 20,
             overload_wait: Duration::from_secs(10),
             log_bytes: 1 << 30,
             compaction: CompactionConfig::default(),

@@ -26,6 +26,7 @@ use crate::partition::{Partition, Version};
 use crate::sequencer::Sequencer;
 use crate::snapshot::{Registry, Snapshot};
 use crate::snowflake::Snowflakes;
+use crate::stream::Streams;
 use crate::view::PartitionView;
 use crate::write::PartitionWrite;
 
@@ -49,6 +50,7 @@ pub struct Database {
     sequencer: Arc<Sequencer>,
     hub: Arc<Hub>,
     snapshots: Arc<Registry>,
+    pub(crate) streams: Arc<Streams>,
     snowflakes: Snowflakes,
     random: Mutex<StdRng>,
     last_time: AtomicI64,
@@ -87,6 +89,7 @@ impl Database {
         };
         Self {
             snowflakes: Snowflakes::new(config.node_id),
+            streams: Arc::new(Streams::new(config.stream_bytes)),
             config,
             catalog: ArcSwap::from_pointee(parts.catalog),
             ddl: tokio::sync::Mutex::default(),

@@ -80,6 +80,7 @@ impl Database {
         };
         self.catalog.store(Arc::new(plan.next));
         for table in &plan.dropped {
+            self.streams().remove(table.id);
             if let Err(error) = self.remove_table_files(table).await {
                 tracing::warn!(table = table.qualified_name(), %error, "files of a dropped table stay until a restart");
             }

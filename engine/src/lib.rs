@@ -42,6 +42,7 @@ mod sequencer;
 mod snapshot;
 mod snowflake;
 mod stats;
+pub mod stream;
 mod sync;
 pub mod system;
 mod transaction;
@@ -74,11 +75,13 @@ pub use kalamdb_wal::{
 };
 pub use manifest::{Manifest, SegmentMeta};
 pub use schema::{
-    Column, DELETED, MAX_COLUMNS, SEQ, SchemaDef, TableSchema, UPDATED, is_reserved, system_fields,
+    Column, DELETED, MAX_COLUMNS, SEQ, SchemaDef, TS, TableSchema, UPDATED, is_reserved, stream_fields,
+    system_fields,
 };
 pub use segment::{Segment, SegmentReader};
 pub use snapshot::Snapshot;
 pub use stats::{Bound, ColumnStats};
+pub use stream::{Evicted, Listener, Stream, StreamInsert, StreamRows, StreamStats, StreamView};
 pub use transaction::Transaction;
 pub use types::{DataType, TIMEZONE, TYPE_METADATA_KEY};
 pub use view::{ChunkView, PartitionView, RowsChunk, SegmentChunk};

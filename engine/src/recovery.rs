@@ -29,6 +29,7 @@ use crate::partition::{Partition, Version};
 use crate::read::live_rows;
 use crate::segment::Segment;
 use crate::sequencer::Sequencer;
+use crate::stream::evictor;
 use crate::system::{self, FIRST_USER_TABLE, Row};
 use crate::view::Place;
 
@@ -57,6 +58,8 @@ impl Database {
         if workers > 0 {
             tokio::spawn(compactor::run(Arc::downgrade(&database), to_compact, workers, now));
         }
+        let streams = database.streams();
+        tokio::spawn(evictor::run(Arc::downgrade(streams), streams.work(), database.config.clock.clone()));
         for name in [SYSTEM_NAMESPACE, DEFAULT_NAMESPACE] {
             if database.catalog().namespace(name).is_none() {
                 let name = NamespaceId::new(name)?;

@@ -19,6 +19,8 @@ pub const SEQ: &str = "_seq";
 pub const UPDATED: &str = "_updated";
 /// System column: soft-delete flag.
 pub const DELETED: &str = "_deleted";
+/// System column of STREAM tables: the time of the insert.
+pub const TS: &str = "_ts";
 
 /// The most columns a table can have.
 pub const MAX_COLUMNS: usize = 1_024;
@@ -208,6 +210,12 @@ pub fn system_fields() -> [Field; 3] {
     ]
 }
 
+/// The fields of the system columns of STREAM tables.
+pub fn stream_fields() -> [Field; 2] {
+    let [seq, time, _] = system_fields();
+    [seq, time.with_name(TS)]
+}
+
 fn validate(def: &SchemaDef) -> Result<()> {
     if def.columns.is_empty() {
         return Err(Error::InvalidSchema("a table needs at least one column".into()));
@@ -243,7 +251,7 @@ fn validate(def: &SchemaDef) -> Result<()> {
 
 /// True for names the database gives meaning to.
 pub fn is_reserved(name: &str) -> bool {
-    matches!(name, SEQ | UPDATED | DELETED | "_user" | "_ts" | "_row_address" | "_row_number")
+    matches!(name, SEQ | UPDATED | DELETED | TS | "_user" | "_row_address" | "_row_number")
 }
 
 fn key_indices(def: &SchemaDef) -> Result<Vec<usize>> {
