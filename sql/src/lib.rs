@@ -42,6 +42,7 @@ mod session;
 mod show;
 mod statement;
 mod system;
+mod transaction;
 mod types;
 mod users;
 

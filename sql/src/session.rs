@@ -1,6 +1,6 @@
 //! [`Session`]: one request. It parses text into statements and executes them one by one.
 //!
-//! Every statement commits by itself. A statement that reads sees the newest durable commit, which includes everything
+//! Every statement commits by itself, but for those between `BEGIN` and `COMMIT`. A statement that reads sees the newest durable commit, which includes everything
 //! this session was told of; its result is a stream, and dropping it cancels the statement. Statements that change the
 //! catalog run to their end even if the client goes away, so that memory and disk never disagree.
 
@@ -25,7 +25,8 @@ use crate::instance::Instance;
 use crate::live::{LiveFeed, LiveRequest};
 use crate::running::RunningQuery;
 use crate::statement::StatementContext;
-use crate::{audit, ddl, dml, flush, names, params, query, show, types, users};
+use crate::transaction::Transaction;
+use crate::{audit, ddl, dml, flush, names, params, query, show, transaction, types, users};
 
 /// How often a query is planned again because a table was altered meanwhile.
 const QUERY_TRIES: usize = 5;
@@ -36,6 +37,8 @@ pub struct Session {
     instance: Arc<Instance>,
     identity: Identity,
     namespace: String,
+    /// Between `BEGIN` and `COMMIT`.
+    transaction: Option<Arc<Transaction>>,
 }
 
 /// What a statement did.
@@ -136,7 +139,7 @@ fn timed_out() -> Error {
 
 impl Session {
     pub(crate) fn new(instance: Arc<Instance>, identity: Identity) -> Self {
-        Self { instance, identity, namespace: DEFAULT_NAMESPACE.into() }
+        Self { instance, identity, namespace: DEFAULT_NAMESPACE.into(), transaction: None }
     }
 
     /// Who the session acts for.
@@ -173,8 +176,21 @@ impl Session {
     /// Executes one statement. `params` are the values of `$1`, `$2`, ...
     ///
     /// # Errors
-    /// Whatever is wrong with the statement; with a position in the whole text where there is one.
+    /// Whatever is wrong with the statement; with a position in the whole text where there is one. A transaction that was
+    /// open is rolled back.
     pub async fn execute(&mut self, statement: &ParsedStatement, params: &[Value]) -> Result<Outcome> {
+        let outcome = self.execute_one(statement, params).await;
+        outcome.map_err(|mut error| {
+            // Without its log or while it closes, a database cannot say what became of a commit.
+            let unknown = matches!(error.code, ErrorCode::ReadOnly | ErrorCode::ShuttingDown);
+            if self.transaction.take().is_some() && !unknown {
+                error.message.push_str("; the transaction was rolled back");
+            }
+            error
+        })
+    }
+
+    async fn execute_one(&mut self, statement: &ParsedStatement, params: &[Value]) -> Result<Outcome> {
         params::check_count(params)?;
         let running = self.instance.running().start(&self.instance, &self.identity.user, &statement.text);
         let deadline = Instant::now() + self.instance.statement_timeout();
@@ -214,8 +230,37 @@ impl Session {
             _ if !params.is_empty() => {
                 Err(Error::new(ErrorCode::InvalidParameter, "this statement takes no parameters"))
             }
+            Statement::Begin => self.begin(),
+            Statement::Commit => self.commit().await,
+            Statement::Rollback => self.rollback(),
+            _ if self.transaction.is_some() && !statement.only_shows() => Err(Error::new(
+                ErrorCode::InvalidStatement,
+                "only SELECT, INSERT, UPDATE, DELETE and SHOW can run inside a transaction",
+            )),
             _ => self.run_management(statement).await,
         }
+    }
+
+    fn begin(&mut self) -> Result<Outcome> {
+        if self.transaction.is_some() {
+            return Err(Error::new(ErrorCode::InvalidStatement, "a transaction is open already")
+                .with_hint("end it with COMMIT or ROLLBACK first"));
+        }
+        self.transaction = Some(Arc::new(Transaction::begin(self.instance.database())));
+        Ok(Outcome::message("transaction begun"))
+    }
+
+    async fn commit(&mut self) -> Result<Outcome> {
+        // Kept here meanwhile, so that an error is told to have rolled it back.
+        let committed = self.transaction.as_ref().ok_or_else(no_transaction)?.commit().await?;
+        self.transaction = None;
+        let message = if committed.is_some() { "committed" } else { "committed; nothing was changed" };
+        Ok(Outcome { seq: committed.map(|committed| committed.seq), ..Outcome::message(message) })
+    }
+
+    fn rollback(&mut self) -> Result<Outcome> {
+        self.transaction.take().ok_or_else(no_transaction)?;
+        Ok(Outcome::message("rolled back"))
     }
 
     /// Statements about rows; they can be cancelled at any point.
@@ -224,9 +269,9 @@ impl Session {
             Statement::Query(ast) | Statement::Explain(ast) => {
                 Ok(Outcome::rows(self.query(ast, params).await?))
             }
-            Statement::Insert(insert) => dml::insert(self.write_context(), insert, params).await,
-            Statement::Update(update) => dml::update(self.write_context(), update, params).await,
-            Statement::Delete(delete) => dml::delete(self.write_context(), delete, params).await,
+            Statement::Insert(insert) => dml::insert(self.changing_context(), insert, params).await,
+            Statement::Update(update) => dml::update(self.changing_context(), update, params).await,
+            Statement::Delete(delete) => dml::delete(self.changing_context(), delete, params).await,
             _ => Err(Error::new(
                 ErrorCode::InvalidStatement,
                 "this statement cannot be executed as another user",
@@ -237,6 +282,9 @@ impl Session {
     /// A query. One that finds a table altered since it took its catalog, so that a column it knows is gone, is planned
     /// again with the new one.
     async fn query(&self, ast: &ast::Statement, params: &[Value]) -> Result<RowSet> {
+        if let Some(ctx) = self.transaction_context() {
+            return query::query(&ctx, ast, params).await.map_err(transaction::advise);
+        }
         let mut tries = 0;
         loop {
             match query::query(&self.read_context(), ast, params).await {
@@ -287,9 +335,23 @@ impl Session {
         StatementContext::read(&self.instance, self.identity.clone(), self.namespace.clone())
     }
 
+    fn transaction_context(&self) -> Option<Arc<StatementContext>> {
+        let transaction = self.transaction.clone()?;
+        let (identity, namespace) = (self.identity.clone(), self.namespace.clone());
+        Some(StatementContext::within(&self.instance, identity, namespace, transaction))
+    }
+
+    fn changing_context(&self) -> Arc<StatementContext> {
+        self.transaction_context().unwrap_or_else(|| self.write_context())
+    }
+
     fn write_context(&self) -> Arc<StatementContext> {
         StatementContext::write(&self.instance, self.identity.clone(), self.namespace.clone())
     }
+}
+
+fn no_transaction() -> Error {
+    Error::new(ErrorCode::InvalidStatement, "no transaction is open").with_hint("begin one with BEGIN")
 }
 
 /// Runs a change to its end even if nobody waits for it any more.

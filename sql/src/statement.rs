@@ -7,6 +7,7 @@ use kalamdb_engine::{Catalog, Snapshot};
 use crate::auth::{Identity, Role};
 use crate::error::{Error, ErrorCode, Result};
 use crate::instance::Instance;
+use crate::transaction::Transaction;
 
 /// Made once per statement and given to everything that takes part in it. Catalog and snapshot belong together: the
 /// catalog is taken first, so every table in it can be read at the snapshot.
@@ -24,6 +25,8 @@ pub(crate) struct StatementContext {
     pub(crate) snapshot: Arc<Snapshot>,
     /// The time of the statement, microseconds since the epoch: `NOW()` is the same in all its rows.
     pub(crate) now_micros: i64,
+    /// The transaction that it is a part of; it reads and writes that then.
+    pub(crate) transaction: Option<Arc<Transaction>>,
 }
 
 impl StatementContext {
@@ -41,6 +44,24 @@ impl StatementContext {
         Self::at(instance, identity, namespace, catalog, snapshot)
     }
 
+    /// For a statement inside a transaction.
+    pub(crate) fn within(
+        instance: &Arc<Instance>,
+        identity: Identity,
+        namespace: String,
+        transaction: Arc<Transaction>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            instance: instance.clone(),
+            identity,
+            namespace,
+            catalog: transaction.catalog.clone(),
+            snapshot: transaction.snapshot.clone(),
+            now_micros: transaction.now_micros,
+            transaction: Some(transaction),
+        })
+    }
+
     fn at(
         instance: &Arc<Instance>,
         identity: Identity,
@@ -49,10 +70,12 @@ impl StatementContext {
         snapshot: Arc<Snapshot>,
     ) -> Arc<Self> {
         let now_micros = instance.clock().now_micros();
-        Arc::new(Self { instance: instance.clone(), identity, namespace, catalog, snapshot, now_micros })
+        let instance = instance.clone();
+        Arc::new(Self { instance, identity, namespace, catalog, snapshot, now_micros, transaction: None })
     }
 
-    /// The same statement at the newest applied commit: for a writer whose rows somebody else changed meanwhile.
+    /// The same statement at the newest applied commit: for a writer whose rows somebody else changed meanwhile. Never
+    /// inside a transaction.
     pub(crate) fn renewed(&self) -> Arc<Self> {
         Self::write(&self.instance, self.identity.clone(), self.namespace.clone())
     }

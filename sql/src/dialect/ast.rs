@@ -44,6 +44,12 @@ pub enum Statement {
     Update(Box<ast::Update>),
     /// `DELETE`.
     Delete(Box<ast::Delete>),
+    /// `BEGIN`.
+    Begin,
+    /// `COMMIT`.
+    Commit,
+    /// `ROLLBACK`.
+    Rollback,
     /// `USE ns`.
     Use {
         /// The namespace.
@@ -156,6 +162,19 @@ impl Statement {
                 | Self::Update(_)
                 | Self::Delete(_)
                 | Self::ExecuteAsUser { .. }
+        )
+    }
+
+    /// True for statements that only say what is there.
+    pub(crate) fn only_shows(&self) -> bool {
+        matches!(
+            self,
+            Self::ShowNamespaces
+                | Self::ShowTables { .. }
+                | Self::ShowColumns(_)
+                | Self::Describe { .. }
+                | Self::ShowStats(_)
+                | Self::ShowManifest(_)
         )
     }
 }

@@ -16,6 +16,7 @@ mod split;
 mod statements;
 mod table;
 mod tokens;
+mod transaction;
 
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ pub use ast::{CreateNamespace, CreateTable, CreateUser, Flush, ParsedStatement, 
 pub(crate) use grammar::KalamDialect;
 pub(crate) use options::alter as alter_option;
 
-/// All statements of a text, in order.
+/// All statements of a text, in order. One that leaves a transaction open ends with a statement that fails.
 pub(crate) fn parse(sql: &str) -> Vec<ParsedStatement> {
     let mut statements = Vec::new();
     for piece in split::split(sql) {
@@ -46,6 +47,7 @@ pub(crate) fn parse(sql: &str) -> Vec<ParsedStatement> {
             break;
         }
     }
+    statements.extend(transaction::left_open(&statements));
     statements
 }
 

@@ -6,19 +6,17 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use super::ast::Statement;
 use super::grammar::BoundedDialect;
 use super::tokens::Tokens;
-use super::{alter as alter_table, manage, table};
+use super::{alter as alter_table, manage, table, transaction};
 use crate::error::{Error, ErrorCode, Position, Result};
 
 /// Statements that are known but not built yet, by their first words.
-const PLANNED: [(&[&str], &str); 16] = [
+const PLANNED: [(&[&str], &str); 14] = [
     (&["CREATE", "VIEW"], "views"),
     (&["CREATE", "OR", "REPLACE", "VIEW"], "views"),
     (&["DROP", "VIEW"], "views"),
     (&["TRUNCATE"], "TRUNCATE"),
-    (&["BEGIN"], "transactions over several statements"),
-    (&["START", "TRANSACTION"], "transactions over several statements"),
-    (&["COMMIT"], "transactions over several statements"),
-    (&["ROLLBACK"], "transactions over several statements"),
+    (&["SAVEPOINT"], "savepoints"),
+    (&["RELEASE"], "savepoints"),
     (&["COMPACT"], "COMPACT"),
     (&["BACKUP"], "backups"),
     (&["RESTORE"], "backups"),
@@ -84,6 +82,9 @@ fn statement(tokens: &mut Tokens<'_>) -> Result<Statement> {
         "FLUSH" => manage::flush(tokens),
         "KILL" => manage::kill(tokens),
         "EXECUTE" => execute_as(tokens),
+        "BEGIN" | "START" => transaction::begin(tokens),
+        "COMMIT" | "END" => transaction::commit(tokens),
+        "ROLLBACK" => transaction::rollback(tokens),
         _ => Err(tokens.expected("an SQL statement")),
     }
 }

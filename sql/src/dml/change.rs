@@ -129,8 +129,11 @@ impl Change<'_> {
     async fn run(&self, mut ctx: Arc<StatementContext>) -> Result<Outcome> {
         let name = self.name()?;
         let mut tries = Tries::new(target::table(&ctx, name)?.id);
+        let mut turn = None;
         loop {
-            let turn = tries.begin(&ctx).await;
+            if turn.is_none() {
+                turn = tries.begin(&ctx).await;
+            }
             if turn.is_some() {
                 ctx = ctx.renewed();
             }
@@ -142,7 +145,7 @@ impl Change<'_> {
             let matched = match matched(&ctx, &planner, &rewritten, self.params).await {
                 // A table was altered since the statement took its catalog.
                 Err(error) if error.code == ErrorCode::Conflict => {
-                    tries.again(error)?;
+                    tries.again(&ctx, error)?;
                     ctx = ctx.renewed();
                     continue;
                 }
@@ -156,13 +159,13 @@ impl Change<'_> {
                 return returning.outcome(&ctx, Written::nothing(&table)?, None).await;
             }
             let (writes, written) = self.writes(&ctx, &table, planner.scans(), &rewritten, &matched).await?;
-            match commit(&ctx, writes, turn).await {
-                Ok(committed) => {
-                    let mut outcome = returning.outcome(&ctx, written, Some(committed)).await?;
-                    outcome.affected_rows = Some(count as u64);
+            match commit(&ctx, writes, &mut turn).await {
+                Ok(applied) => {
+                    let mut outcome = returning.outcome(&ctx, written, Some(applied.versions)).await?;
+                    (outcome.affected_rows, outcome.seq) = (Some(count as u64), applied.seq);
                     return Ok(outcome);
                 }
-                Err(error) => tries.again(error.into())?,
+                Err(error) => tries.again(&ctx, error.into())?,
             }
             ctx = ctx.renewed();
         }

@@ -47,7 +47,7 @@ pub(crate) async fn insert(
         let source = match rows(&ctx, &table, statement, params).await {
             // A table that it reads was altered since the statement took its catalog.
             Err(error) if error.code == ErrorCode::Conflict => {
-                tries.again(error)?;
+                tries.again(&ctx, error)?;
                 ctx = ctx.renewed();
                 continue;
             }
@@ -66,16 +66,16 @@ pub(crate) async fn insert(
             deleted: false,
         });
         let writes = inserts(&ctx, &table, source.rows, source.owners.as_ref())?;
-        match commit(&ctx, writes, None).await {
-            Ok(committed) => {
+        match commit(&ctx, writes, &mut None).await {
+            Ok(applied) => {
                 let mut outcome = match written {
-                    Some(written) => returning.outcome(&ctx, written, Some(committed)).await?,
-                    None => Outcome::affected(0, Some(committed.seq)),
+                    Some(written) => returning.outcome(&ctx, written, Some(applied.versions)).await?,
+                    None => Outcome::default(),
                 };
-                outcome.affected_rows = Some(count as u64);
+                (outcome.affected_rows, outcome.seq) = (Some(count as u64), applied.seq);
                 return Ok(outcome);
             }
-            Err(error) => tries.again(error.into())?,
+            Err(error) => tries.again(&ctx, error.into())?,
         }
         ctx = ctx.renewed();
     }

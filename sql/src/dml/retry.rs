@@ -1,20 +1,22 @@
 //! Statements that write what they read, when several do so at once.
 //!
 //! The first tries are optimistic. A statement that lost twice, or finds others waiting, takes the table's turn: those
-//! who have it read, write and pass it on one after the other, so each makes progress. A turn ends when the commit is
-//! applied, not when it is durable: the next reads the applied state, and both wait for the same sync.
+//! who have it read, write and pass it on one after the other, in the order in which they asked. A turn ends when the
+//! commit is applied, not when it is durable: the next reads the applied state, and both wait for the same sync. Who has
+//! it can only lose to statements that had begun before it, and keeps it until it has won, or failed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::FutureExt;
-use kalamdb_engine::{Committed, Error as EngineError, PartitionWrite, TableId};
+use kalamdb_engine::{Committed, Error as EngineError, PartitionWrite, Seq, TableId};
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::statement::StatementContext;
+use crate::transaction::advise;
 
 /// Tries before the client is told to try again itself.
 const TRIES: usize = 20;
@@ -84,6 +86,9 @@ impl Tries {
 
     /// Waits for the table's turn, if this try needs it.
     pub(super) async fn begin(&self, ctx: &StatementContext) -> Option<MyTurn> {
+        if ctx.transaction.is_some() {
+            return None;
+        }
         let turns = ctx.instance.queries().turns();
         let turn = turns.of(self.table);
         let crowded = turn.waiting.load(Ordering::Relaxed) > 0;
@@ -94,9 +99,12 @@ impl Tries {
     ///
     /// # Errors
     /// Any error but a conflict; [`ErrorCode::Conflict`] after too many of them.
-    pub(super) fn again(&mut self, error: Error) -> Result<()> {
+    pub(super) fn again(&mut self, ctx: &StatementContext, error: Error) -> Result<()> {
         if error.code != ErrorCode::Conflict {
             return Err(error);
+        }
+        if ctx.transaction.is_some() {
+            return Err(advise(error));
         }
         self.lost += 1;
         if self.lost < TRIES {
@@ -106,21 +114,36 @@ impl Tries {
     }
 }
 
-/// Commits; gives up the turn as soon as the commit is applied, and returns when it is durable.
+/// What became of a statement's writes.
+pub(super) struct Applied {
+    /// What `_seq` and `_updated` of its rows are now.
+    pub(super) versions: Committed,
+    /// The commit, unless the transaction it is in is still to commit.
+    pub(super) seq: Option<Seq>,
+}
+
+/// Commits, or hands the writes to the statement's transaction. Gives up the turn as soon as the commit is applied, but
+/// not if it is refused, and returns when it is durable.
 ///
 /// # Errors
 /// The engine's.
 pub(super) async fn commit(
     ctx: &StatementContext,
     writes: Vec<PartitionWrite>,
-    turn: Option<MyTurn>,
-) -> Result<Committed, EngineError> {
+    turn: &mut Option<MyTurn>,
+) -> Result<Applied, EngineError> {
+    if let Some(transaction) = &ctx.transaction {
+        return Ok(Applied { versions: transaction.write(writes).await?, seq: None });
+    }
     let mut commit = Box::pin(ctx.instance.database().commit(writes));
     // The engine applies a commit when it is first polled, then waits for the log.
     let first = commit.as_mut().now_or_never();
-    drop(turn);
-    match first {
+    if !matches!(first, Some(Err(_))) {
+        *turn = None;
+    }
+    let versions = match first {
         Some(result) => result,
         None => commit.await,
-    }
+    }?;
+    Ok(Applied { versions, seq: Some(versions.seq) })
 }

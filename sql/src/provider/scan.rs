@@ -19,7 +19,7 @@ pub(crate) struct Scans {
 }
 
 impl Scans {
-    /// The partition at the statement's snapshot.
+    /// The partition at the statement's snapshot, with the changes of the transaction it is in.
     ///
     /// # Errors
     /// The engine's, if the partition is damaged.
@@ -34,7 +34,10 @@ impl Scans {
         if let Some(view) = views.get(&key) {
             return Ok(view.clone());
         }
-        let view = Arc::new(ctx.instance.database().view(&ctx.snapshot, table, user).await?);
+        let view = match &ctx.transaction {
+            Some(transaction) => transaction.view(table, user).await?,
+            None => Arc::new(ctx.instance.database().view(&ctx.snapshot, table, user).await?),
+        };
         views.insert(key, view.clone());
         Ok(view)
     }

@@ -74,7 +74,10 @@ impl EngineTable {
             return Ok(vec![Some(self.ctx.identity.user.clone())]);
         }
         let named = filters.iter().filter_map(owners_named_by).reduce(|a, b| &a & &b);
-        let owners = self.ctx.instance.database().users_of(&self.table).await?;
+        let owners = match &self.ctx.transaction {
+            Some(transaction) => transaction.users_of(&self.table).await?,
+            None => self.ctx.instance.database().users_of(&self.table).await?,
+        };
         let wanted = |user: &UserId| named.as_ref().is_none_or(|named| named.contains(user.as_str()));
         Ok(owners.into_iter().filter(wanted).map(Some).collect())
     }

@@ -84,7 +84,7 @@ fn errors_have_codes_and_places() {
         ("ALTER TABLE t ADD COLUMN a INT b", SyntaxError, at(1, 32)),
         (" CREATE VIEW v AS SELECT 1", Unsupported, at(1, 2)),
         ("CREATE OR REPLACE VIEW v AS SELECT 1", Unsupported, at(1, 1)),
-        ("BEGIN", Unsupported, at(1, 1)),
+        ("SAVEPOINT a", Unsupported, at(1, 1)),
         ("TRUNCATE TABLE t", Unsupported, at(1, 1)),
         ("BACKUP NAMESPACE a TO 'b'", Unsupported, at(1, 1)),
         ("COPY t FROM 'x'", SyntaxError, at(1, 1)),
