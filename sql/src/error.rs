@@ -160,6 +160,7 @@ fn from_engine(error: &EngineError) -> Error {
         EngineError::InUse { .. } => ErrorCode::InUse,
         EngineError::Overloaded(_) => ErrorCode::Overloaded,
         EngineError::Expired { .. } => ErrorCode::CursorExpired,
+        EngineError::Cancelled(_) => ErrorCode::Cancelled,
         EngineError::Closed => ErrorCode::ShuttingDown,
         // Met while opening, where the reader is the operator: the file and offset are the point of the message.
         EngineError::Locked(_) | EngineError::Corrupt(_) | EngineError::NewerFormat(_) => ErrorCode::Internal,
