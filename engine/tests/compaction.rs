@@ -150,6 +150,53 @@ async fn a_row_is_rewritten_about_once_each_time_the_data_is_four_times_as_large
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_are_merged_up_to_the_maximal_size_and_not_beyond() {
+    let disk = SimDisk::new();
+    let limit = 40 << 10;
+    let compaction = CompactionConfig { workers: 0, max_segment_bytes: limit, ..CompactionConfig::default() };
+    let config = Config { compaction, ..config(Arc::new(disk.clone())) };
+    let database = Database::open(config).await.unwrap();
+    let table = create_plain(&database, None).await;
+    let mut model = Model::new();
+    for round in 0..40 {
+        let new = rows(round * 50..round * 50 + 50, "row");
+        database.commit(vec![insert(&table, None, &new)]).await.unwrap();
+        database.flush(&table, None).await.unwrap();
+        model.extend(new);
+    }
+    database.compact(&table, None).await.unwrap();
+    let version = database.partition_version(&table, None).unwrap().unwrap();
+    let sizes: Vec<u64> = version.segments.iter().map(|segment| segment.meta().bytes).collect();
+    assert!(sizes.iter().all(|bytes| *bytes <= limit), "{sizes:?}");
+    assert!((2..12).contains(&sizes.len()), "{sizes:?}");
+    let mut ranges: Vec<_> =
+        version.segments.iter().map(|s| (s.meta().min_key.clone(), s.meta().max_key.clone())).collect();
+    ranges.sort();
+    assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0), "each covers keys of its own");
+    assert_eq!(database.compact(&table, None).await.unwrap(), CompactionOutcome::default());
+    assert_eq!(now(&database, &table, None).await, model);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_with_many_dead_rows_is_rewritten_alone() {
+    let disk = SimDisk::new();
+    let (database, _) = timed(&disk, 1).await;
+    let table = create(&database, "t", TableKind::Shared).await.unwrap();
+    let mut writer = Writer { database: &database, table: &table, model: Model::new() };
+    writer.insert(0..100).await;
+    database.flush(&table, None).await.unwrap();
+    writer.update(0..20, "changed").await;
+    database.flush(&table, None).await.unwrap();
+    // A fifth is not many; two fifths are.
+    writer.update(20..40, "changed").await;
+    database.flush(&table, None).await.unwrap();
+    until("it is rewritten", || database.compacted().segments_out > 0).await;
+    let done = database.compacted();
+    assert_eq!((done.segments_in, done.rows_in, done.rows_out), (1, 100, 60), "{done:?}");
+    assert_eq!(now(&database, &table, None).await, writer.model);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_row_is_in_no_file_once_its_retention_is_over() {
     let disk = SimDisk::new();
     let (database, clock) = timed(&disk, 1).await;

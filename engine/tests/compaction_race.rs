@@ -187,3 +187,56 @@ async fn a_row_is_followed_through_a_flush_and_two_compactions() {
     model.retain(|id, _| *id >= 100 || id % 10 != 2);
     assert_eq!(now(&database, &table, None).await, model);
 }
+
+/// Writers of keys of their own never conflict, whatever moves their rows meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writers_flushes_and_compactions_at_full_speed_lose_nothing_and_make_no_conflict() {
+    const WRITERS: i64 = 4;
+    let disk = SimDisk::new();
+    let database = open(&disk).await;
+    let table = create(&database, "t", TableKind::Shared).await.unwrap();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|at| {
+            let (database, table) = (database.clone(), table.clone());
+            tokio::spawn(async move {
+                let mut writer = Writer { database: &database, table: &table, model: Model::new() };
+                let first = at * 100;
+                writer.insert(first..first + 42).await;
+                for round in 0..30 {
+                    writer.update(first..first + 10, &format!("round {round}")).await;
+                    writer.delete(first + 10..first + 12).await;
+                    writer.insert(first + 10..first + 12).await;
+                    writer.shift(first + 12 + round..first + 13 + round, 30).await;
+                    writer.insert(first + 12 + round..first + 13 + round).await;
+                    if round % 2 == 1 {
+                        writer.delete(first + 42 + round..first + 43 + round).await;
+                    }
+                }
+                writer.model
+            })
+        })
+        .collect();
+    let mover = |compacts: bool| {
+        let (database, table) = (database.clone(), table.clone());
+        tokio::spawn(async move {
+            loop {
+                match compacts {
+                    true => drop(database.compact(&table, None).await.unwrap()),
+                    false => drop(database.flush(&table, None).await.unwrap()),
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    let movers = [mover(true), mover(false)];
+    let mut model = Model::new();
+    for writer in writers {
+        model.extend(writer.await.unwrap());
+    }
+    movers.iter().for_each(|mover| mover.abort());
+    assert_eq!(now(&database, &table, None).await, model);
+    assert!(database.compacted().segments_out > 2, "{:?}", database.compacted());
+    database.compact(&table, None).await.unwrap();
+    assert_eq!(now(&database, &table, None).await, model);
+    recovers(disk.crash(Crash::LoseUnsynced), &model, "after a crash").await;
+}
