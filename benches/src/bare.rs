@@ -1,14 +1,15 @@
 //! The physical limit of a log: the same bytes written and synced by a loop that does nothing else.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
+
+use kalamdb_wal::{Disk, DiskFile};
 
 /// A file whose blocks are allocated and written, so that a sync has no metadata to write.
 #[derive(Debug)]
 pub struct BareFile {
-    file: File,
+    file: Arc<dyn DiskFile>,
     len: u64,
     at: u64,
 }
@@ -18,8 +19,8 @@ impl BareFile {
     ///
     /// # Errors
     /// From the disk.
-    pub fn preallocated(path: &Path, len: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    pub fn preallocated(disk: &dyn Disk, path: &Path, len: u64) -> io::Result<Self> {
+        let file = disk.create(path)?;
         let zeros = vec![0; 1 << 20];
         for at in (0..len).step_by(zeros.len()) {
             file.write_all_at(&zeros, at)?;

@@ -6,6 +6,7 @@
 pub mod bare;
 pub mod http_load;
 pub mod measure;
+pub mod place;
 pub mod report;
 pub mod wal_commit;
 pub mod wal_recovery;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use kalamdb_benches::http_load::{self, Load};
-use kalamdb_benches::report::Outcome;
+use kalamdb_benches::place::Place;
+use kalamdb_benches::report::{self, Outcome};
 
 #[derive(Parser)]
 #[command(about = "Benchmarks of KalamDB beside physical limits and other systems")]
@@ -28,6 +29,10 @@ enum Command {
         /// Where to put files; a directory on the disk that is to be measured.
         #[arg(long, default_value = "target")]
         scratch: PathBuf,
+        /// Every sync sleeps for this many microseconds instead: for a disk that others use meanwhile. The scratch
+        /// directory is best in memory then.
+        #[arg(long)]
+        sync_us: Option<u64>,
     },
     /// Inserts single rows into a running server over many connections and prints rows per second and latencies.
     InsertLoad {
@@ -45,7 +50,13 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Report { only, runs, scratch } => kalamdb_benches::report::run(&only, runs, &scratch),
+        Command::Report { only, runs, scratch, sync_us } => {
+            let place = match sync_us {
+                None => Place::real(scratch),
+                Some(us) => Place::paced(scratch, Duration::from_micros(us)),
+            };
+            report::run(&only, runs, &place)
+        }
         Command::InsertLoad { address, connections, seconds } => insert_load(address, connections, seconds),
     };
     match done {

@@ -1,9 +1,9 @@
 //! Runs comparisons and prints their rows.
 
 use std::error::Error;
-use std::path::Path;
 
 use crate::measure::median;
+use crate::place::Place;
 
 /// What a comparison may fail with.
 pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -40,22 +40,22 @@ pub enum Budget {
 pub trait Comparison {
     /// What `--only` selects by.
     fn name(&self) -> &'static str;
-    /// One alternating run, with files below `scratch`.
+    /// One alternating run.
     ///
     /// # Errors
     /// Whatever keeps it from measuring.
-    fn run(&self, scratch: &Path) -> Outcome<Vec<Sample>>;
+    fn run(&self, place: &Place) -> Outcome<Vec<Sample>>;
 }
 
 /// Runs every comparison whose name contains `only` and prints the table of medians.
 ///
 /// # Errors
 /// The first failure of a comparison.
-pub fn run(only: &str, runs: usize, scratch: &Path) -> Outcome<()> {
+pub fn run(only: &str, runs: usize, place: &Place) -> Outcome<()> {
     println!("| work | beside | ours | theirs | ratio (min..max) | budget | |");
     println!("|---|---|---|---|---|---|---|");
     for comparison in crate::all().iter().filter(|c| c.name().contains(only)) {
-        let samples = (0..runs.max(1)).map(|_| comparison.run(scratch)).collect::<Outcome<Vec<_>>>()?;
+        let samples = (0..runs.max(1)).map(|_| comparison.run(place)).collect::<Outcome<Vec<_>>>()?;
         for line in 0..samples[0].len() {
             let runs: Vec<&Sample> = samples.iter().map(|run| &run[line]).collect();
             print_line(&runs);

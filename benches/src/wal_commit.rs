@@ -1,12 +1,10 @@
 //! One durable commit of a 200-byte record by one thread, beside `pwrite` + `fdatasync` of the same bytes.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use kalamdb_wal::{Log, Options, RealDisk, Record};
+use kalamdb_wal::{Log, Options, Record};
 
 use crate::bare::BareFile;
 use crate::measure::{median, percentile, time_each};
+use crate::place::Place;
 use crate::report::{Budget, Comparison, Outcome, Sample};
 
 const COMMITS: usize = 3000;
@@ -23,12 +21,12 @@ impl Comparison for Commit {
         "wal-commit"
     }
 
-    fn run(&self, scratch: &Path) -> Outcome<Vec<Sample>> {
-        let dir = tempfile::tempdir_in(scratch)?;
-        let mut bare = BareFile::preallocated(&dir.path().join("bare"), 4 << 20)?;
+    fn run(&self, place: &Place) -> Outcome<Vec<Sample>> {
+        let dir = place.dir()?;
+        let mut bare = BareFile::preallocated(&*place.disk(), &dir.path().join("bare"), 4 << 20)?;
         let theirs = time_each(COMMITS, || bare.commit(&[7; FRAME]))?;
         let options = Options { spares: 0, ..Options::default() };
-        let (log, _) = Log::open(Arc::new(RealDisk), &dir.path().join("log"), options, &mut |_, _| Ok(()))?;
+        let (log, _) = Log::open(place.disk(), &dir.path().join("log"), options, &mut |_, _| Ok(()))?;
         let ours = time_each(COMMITS, || {
             let lsn = log.append(Record::new(vec![7; RECORD]))?;
             log.wait_durable(lsn)

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kalamdb_wal::{Log, Options, RealDisk, Record};
+use kalamdb_wal::{Disk, Log, Options, Record};
 
+use crate::place::Place;
 use crate::report::{Budget, Comparison, Outcome, Sample};
 
 /// See the module.
@@ -29,17 +30,17 @@ impl Comparison for Recovery {
         "wal-recovery"
     }
 
-    fn run(&self, scratch: &Path) -> Outcome<Vec<Sample>> {
-        [200, 4096].into_iter().map(|record| self.compare(record, scratch)).collect()
+    fn run(&self, place: &Place) -> Outcome<Vec<Sample>> {
+        [200, 4096].into_iter().map(|record| self.compare(record, place)).collect()
     }
 }
 
 impl Recovery {
-    fn compare(&self, record: usize, scratch: &Path) -> Outcome<Sample> {
-        let dir = tempfile::tempdir_in(scratch)?;
-        fill(dir.path(), record, self.bytes)?;
+    fn compare(&self, record: usize, place: &Place) -> Outcome<Sample> {
+        let dir = place.dir()?;
+        fill(place.disk(), dir.path(), record, self.bytes)?;
         let (bytes, theirs) = read_and_hash(dir.path())?;
-        let ours = recover(dir.path())?;
+        let ours = recover(place.disk(), dir.path())?;
         let megabytes = bytes as f64 / 1e6;
         Ok(Sample {
             work: format!("recovery of {:.0} MB in {record}-byte records", megabytes),
@@ -52,27 +53,22 @@ impl Recovery {
     }
 }
 
-fn fill(dir: &Path, record: usize, bytes: u64) -> Outcome<()> {
+fn fill(disk: Arc<dyn Disk>, dir: &Path, record: usize, bytes: u64) -> Outcome<()> {
     let options = Options { sync: kalamdb_wal::SyncPolicy::Never, ..Options::default() };
-    let (log, _) = Log::open(Arc::new(RealDisk), dir, options, &mut |_, _| Ok(()))?;
+    let (log, _) = Log::open(disk, dir, options, &mut |_, _| Ok(()))?;
     for n in 0..bytes / record as u64 {
         log.append(Record::new(vec![n as u8; record]))?;
     }
     Ok(log.close()?)
 }
 
-fn recover(dir: &Path) -> Outcome<f64> {
+fn recover(disk: Arc<dyn Disk>, dir: &Path) -> Outcome<f64> {
     let begun = Instant::now();
     let mut bytes = 0;
-    let (log, _) = Log::open(
-        Arc::new(RealDisk),
-        dir,
-        Options { spares: 0, ..Options::default() },
-        &mut |_, payload| {
-            bytes += payload.len();
-            Ok(())
-        },
-    )?;
+    let (log, _) = Log::open(disk, dir, Options { spares: 0, ..Options::default() }, &mut |_, payload| {
+        bytes += payload.len();
+        Ok(())
+    })?;
     let seconds = begun.elapsed().as_secs_f64();
     black_box(bytes);
     log.close()?;

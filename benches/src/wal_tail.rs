@@ -1,13 +1,13 @@
 //! How long after a record is durable a waiting reader has it, beside waking a waiting thread.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
-use kalamdb_wal::{Error, Log, Lsn, Observer, Options, RealDisk, Record};
+use kalamdb_wal::{Error, Log, Lsn, Observer, Options, Record};
 
 use crate::measure::{micros, percentile};
+use crate::place::Place;
 use crate::report::{Budget, Comparison, Outcome, Sample};
 
 const RECORDS: u64 = 2000;
@@ -34,9 +34,9 @@ impl Comparison for Tail {
         "wal-tail"
     }
 
-    fn run(&self, scratch: &Path) -> Outcome<Vec<Sample>> {
+    fn run(&self, place: &Place) -> Outcome<Vec<Sample>> {
         let theirs = wake_a_thread()?;
-        let ours = follow(scratch)?;
+        let ours = follow(place)?;
         let line = |name, share| Sample {
             work: format!("durable record to waiting reader, {name}"),
             beside: "waking a waiting thread",
@@ -49,11 +49,11 @@ impl Comparison for Tail {
     }
 }
 
-fn follow(scratch: &Path) -> Outcome<Vec<f64>> {
-    let dir = tempfile::tempdir_in(scratch)?;
+fn follow(place: &Place) -> Outcome<Vec<f64>> {
+    let dir = place.dir()?;
     let stamp = Arc::new(Stamp(Mutex::new(Instant::now())));
     let options = Options { observer: Some(stamp.clone()), spares: 0, ..Options::default() };
-    let (log, _) = Log::open(Arc::new(RealDisk), &dir.path().join("log"), options, &mut |_, _| Ok(()))?;
+    let (log, _) = Log::open(place.disk(), &dir.path().join("log"), options, &mut |_, _| Ok(()))?;
     let read = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| read_all(&log, &stamp, &read));

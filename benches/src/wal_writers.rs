@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kalamdb_wal::{Log, Options, RealDisk, Record};
+use kalamdb_wal::{Disk, Log, Options, Record};
 
 use crate::bare::BareFile;
+use crate::place::Place;
 use crate::report::{Budget, Comparison, Outcome, Sample};
 
 const RECORD: usize = 200;
@@ -21,16 +22,16 @@ impl Comparison for Writers {
         "wal-writers"
     }
 
-    fn run(&self, scratch: &Path) -> Outcome<Vec<Sample>> {
-        [1, 4, 16, 64].into_iter().map(|writers| compare(writers, scratch)).collect()
+    fn run(&self, place: &Place) -> Outcome<Vec<Sample>> {
+        [1, 4, 16, 64].into_iter().map(|writers| compare(writers, place)).collect()
     }
 }
 
-fn compare(writers: usize, scratch: &Path) -> Outcome<Sample> {
-    let dir = tempfile::tempdir_in(scratch)?;
+fn compare(writers: usize, place: &Place) -> Outcome<Sample> {
+    let dir = place.dir()?;
     let records = 2500 * writers.min(16);
-    let (ours, groups) = through_the_log(writers, records, dir.path())?;
-    let theirs = bare_loop(groups, records, dir.path())?;
+    let (ours, groups) = through_the_log(writers, records, place.disk(), dir.path())?;
+    let theirs = bare_loop(groups, records, &*place.disk(), dir.path())?;
     let size = records as f64 / groups as f64;
     Ok(Sample {
         work: format!("{writers} writers, {RECORD}-byte records, groups of {size:.0}"),
@@ -43,9 +44,9 @@ fn compare(writers: usize, scratch: &Path) -> Outcome<Sample> {
 }
 
 /// Records per second, and the groups they went out in.
-fn through_the_log(writers: usize, records: usize, dir: &Path) -> Outcome<(f64, usize)> {
+fn through_the_log(writers: usize, records: usize, disk: Arc<dyn Disk>, dir: &Path) -> Outcome<(f64, usize)> {
     let options = Options { spares: 0, ..Options::default() };
-    let (log, _) = Log::open(Arc::new(RealDisk), &dir.join("log"), options, &mut |_, _| Ok(()))?;
+    let (log, _) = Log::open(disk, &dir.join("log"), options, &mut |_, _| Ok(()))?;
     preallocate(&log)?;
     let before = log.metrics().groups;
     let begun = Instant::now();
@@ -72,8 +73,8 @@ fn commit(log: &Log, count: usize) -> Outcome<()> {
     Ok(())
 }
 
-fn bare_loop(groups: usize, records: usize, dir: &Path) -> Outcome<f64> {
-    let mut file = BareFile::preallocated(&dir.join("bare"), 16 << 20)?;
+fn bare_loop(groups: usize, records: usize, disk: &dyn Disk, dir: &Path) -> Outcome<f64> {
+    let mut file = BareFile::preallocated(disk, &dir.join("bare"), 16 << 20)?;
     let group = vec![7; FRAME * records / groups];
     let begun = Instant::now();
     for _ in 0..groups {
