@@ -58,10 +58,13 @@ fn through_the_log(writers: usize, records: usize, disk: Arc<dyn Disk>, dir: &Pa
     Ok((records as f64 / seconds, (log.metrics().groups - before) as usize))
 }
 
-/// Goes on to a segment that is large enough for the whole run, so that allocation is not part of it.
+/// Goes on to a segment that is large enough for the whole run, so that allocation is not part of it: a large record
+/// fills a segment of its own, and the next one begins a segment four times as large.
 fn preallocate(log: &Log) -> Outcome<()> {
-    let lsn = log.append(Record::new(vec![0; 12 << 20]))?;
-    log.wait_durable(lsn)?;
+    for bytes in [12 << 20, 1] {
+        let lsn = log.append(Record::new(vec![0; bytes]))?;
+        log.wait_durable(lsn)?;
+    }
     Ok(())
 }
 
