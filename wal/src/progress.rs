@@ -1,11 +1,11 @@
 //! The durable point: how far the log is durable, who waits for it, and how the log ended.
 //!
-//! One number that only grows, and the waiters ordered by the number they wait for. Reading the number costs one
-//! atomic load; a group wakes exactly those it made durable.
+//! One number that only grows, and who waits for it. Reading the number costs one atomic load.
 //!
-//! Waking a task is a push onto a queue, and the writer does it itself. Waking a thread is a system call, and a group of
-//! many would keep the writer from its next write: it wakes the first two, and each thread that was woken wakes two
-//! more on its way out. [`Progress::finish`] picks up what such a chain may have left, so nobody depends on it.
+//! Waiting tasks are ordered by the number they wait for, and a group wakes exactly those it made durable. Waiting
+//! threads share one condition: waking all of them is one system call, however many they are, and that call is what
+//! stands between one group and the next. A thread whose record came too late for the group is woken for nothing, but
+//! only once, since the next group takes everything that is queued.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,35 +14,27 @@ use std::task::{Context, Poll, Waker};
 
 use super::Lsn;
 use super::error::Error;
-use super::sync::{AtomicU64, Mutex, Ordering, Thread, current, park};
+use super::sync::{AtomicU64, Condvar, Mutex, Ordering};
 
 #[derive(Debug)]
 pub(crate) struct Progress {
     durable: AtomicU64,
     state: Mutex<State>,
+    /// Where threads wait.
+    moved: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: BTreeMap<(Lsn, u64), Waiter>,
-    /// Threads whose record is durable and who have not been woken yet.
-    due: Vec<Thread>,
+    tasks: BTreeMap<(Lsn, u64), Waker>,
     tickets: u64,
+    threads: usize,
     ended: Option<Error>,
 }
 
-#[derive(Debug)]
-enum Waiter {
-    Task(Waker),
-    Thread(Thread),
-}
-
-/// How many threads one thread wakes.
-const FAN_OUT: usize = 2;
-
 impl Progress {
     pub(crate) fn new(durable: Lsn) -> Self {
-        Self { durable: AtomicU64::new(durable), state: Mutex::new(State::default()) }
+        Self { durable: AtomicU64::new(durable), state: Mutex::new(State::default()), moved: Condvar::new() }
     }
 
     /// The newest durable record. What was written before it was published is visible to whoever reads it here.
@@ -52,42 +44,28 @@ impl Progress {
 
     /// Publishes a new durable point and wakes everybody up to it.
     pub(crate) fn advance(&self, upto: Lsn) {
-        let tasks = {
+        let (due, threads) = {
             // Stored under the lock: a waiter that saw the old value has registered before we look.
             let mut state = self.state.lock();
             self.durable.store(upto, Ordering::Release);
-            let later = state.waiting.split_off(&(upto + 1, 0));
-            let due = std::mem::replace(&mut state.waiting, later);
-            state.sort_out(due)
+            let later = state.tasks.split_off(&(upto + 1, 0));
+            (std::mem::replace(&mut state.tasks, later), state.threads)
         };
-        tasks.into_iter().for_each(Waker::wake);
-        self.wake_threads(FAN_OUT);
-    }
-
-    /// Wakes every thread that is still due. The writer calls it before it waits or works for long.
-    pub(crate) fn finish(&self) {
-        self.wake_threads(usize::MAX);
-    }
-
-    fn wake_threads(&self, most: usize) {
-        let due = {
-            let mut state = self.state.lock();
-            let keep = state.due.len().saturating_sub(most);
-            state.due.split_off(keep)
-        };
-        due.iter().for_each(Thread::unpark);
+        if threads > 0 {
+            self.moved.notify_all();
+        }
+        due.into_values().for_each(Waker::wake);
     }
 
     /// Nothing more will become durable: every waiter, now and later, gets this error. The first one stays.
     pub(crate) fn end(&self, error: Error) {
-        let tasks = {
+        let due = {
             let mut state = self.state.lock();
             state.ended.get_or_insert(error);
-            let due = std::mem::take(&mut state.waiting);
-            state.sort_out(due)
+            std::mem::take(&mut state.tasks)
         };
-        tasks.into_iter().for_each(Waker::wake);
-        self.finish();
+        self.moved.notify_all();
+        due.into_values().for_each(Waker::wake);
     }
 
     /// A future that ends when the record is durable or never will be. Dropping it is free of consequences.
@@ -100,30 +78,17 @@ impl Progress {
         if self.durable() >= lsn {
             return Ok(());
         }
-        let mut wait = self.wait(lsn);
-        loop {
-            match wait.check(|| Waiter::Thread(current())) {
-                Poll::Ready(result) => {
-                    self.wake_threads(FAN_OUT);
-                    return result;
-                }
-                Poll::Pending => park(),
+        let mut state = self.state.lock();
+        // Again under the lock, which is where it is stored.
+        while self.durable() < lsn {
+            if let Some(error) = &state.ended {
+                return Err(error.clone());
             }
+            state.threads += 1;
+            state = self.moved.wait(state);
+            state.threads -= 1;
         }
-    }
-}
-
-impl State {
-    /// Returns the tasks among the waiters and puts the threads in line.
-    fn sort_out(&mut self, due: BTreeMap<(Lsn, u64), Waiter>) -> Vec<Waker> {
-        let mut tasks = Vec::new();
-        for waiter in due.into_values() {
-            match waiter {
-                Waiter::Task(waker) => tasks.push(waker),
-                Waiter::Thread(thread) => self.due.push(thread),
-            }
-        }
-        tasks
+        Ok(())
     }
 }
 
@@ -135,9 +100,11 @@ pub(crate) struct Wait<'a> {
     ticket: Option<u64>,
 }
 
-impl Wait<'_> {
+impl Future for Wait<'_> {
+    type Output = Result<(), Error>;
+
     /// Ready, or registered to be woken.
-    fn check(&mut self, waiter: impl FnOnce() -> Waiter) -> Poll<Result<(), Error>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if self.progress.durable() >= self.lsn {
             return Poll::Ready(Ok(()));
         }
@@ -153,18 +120,10 @@ impl Wait<'_> {
         if self.ticket.is_none() {
             state.tickets += 1;
         }
-        state.waiting.insert((self.lsn, ticket), waiter());
+        state.tasks.insert((self.lsn, ticket), cx.waker().clone());
         drop(state);
         self.ticket = Some(ticket);
         Poll::Pending
-    }
-}
-
-impl Future for Wait<'_> {
-    type Output = Result<(), Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.check(|| Waiter::Task(cx.waker().clone()))
     }
 }
 
@@ -173,7 +132,7 @@ impl Drop for Wait<'_> {
         if let Some(ticket) = self.ticket
             && self.progress.durable() < self.lsn
         {
-            self.progress.state.lock().waiting.remove(&(self.lsn, ticket));
+            self.progress.state.lock().tasks.remove(&(self.lsn, ticket));
         }
     }
 }

@@ -37,10 +37,11 @@ pub(crate) enum Push {
     NoSpace(u64),
 }
 
-/// What came of asking for a group.
+/// What the writer waited for.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Take {
-    Group,
+pub(crate) enum Work {
+    /// There is something to take.
+    Queued,
     /// Nothing came within the time given.
     Idle,
     /// Nothing will come any more.
@@ -169,16 +170,16 @@ impl Queue {
         Ok(())
     }
 
-    /// Moves everything queued into `group`, which is empty; waits for something to come, at most for `patience`.
-    pub(crate) fn take(&self, group: &mut Vec<Entry>, patience: Option<Duration>) -> Take {
+    /// Waits for something to be queued, at most for `patience`.
+    pub(crate) fn wait(&self, patience: Option<Duration>) -> Work {
         let mut state = self.state.lock();
         let mut waited = false;
         while state.entries.is_empty() {
             if state.ended.is_some() {
-                return Take::Ended;
+                return Work::Ended;
             }
             if waited && patience.is_some() {
-                return Take::Idle;
+                return Work::Idle;
             }
             state.writer_idle = true;
             state = match patience {
@@ -188,24 +189,19 @@ impl Queue {
             state.writer_idle = false;
             waited = true;
         }
-        self.hand_over(&mut state, group);
-        Take::Group
+        Work::Queued
     }
 
-    /// The same without waiting; false if there is nothing.
-    pub(crate) fn try_take(&self, group: &mut Vec<Entry>) -> bool {
+    /// Moves everything queued into `group`, which is empty; false if there is nothing.
+    pub(crate) fn take(&self, group: &mut Vec<Entry>) -> bool {
         let mut state = self.state.lock();
-        self.hand_over(&mut state, group);
-        !group.is_empty()
-    }
-
-    fn hand_over(&self, state: &mut State, group: &mut Vec<Entry>) {
         std::mem::swap(&mut state.entries, group);
         state.bytes = 0;
         state.records = 0;
         if state.blocked > 0 {
             self.room.notify_all();
         }
+        !group.is_empty()
     }
 
     /// Waits until a segment should be made and returns how large it must be at least (0: any size, nobody is waiting

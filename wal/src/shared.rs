@@ -12,7 +12,7 @@ use crate::mark::Mark;
 use crate::metrics::{Counters, Metrics};
 use crate::options::{Mode, Observer, Retain, SyncPolicy};
 use crate::progress::Progress;
-use crate::queue::{Queue, Take};
+use crate::queue::{Queue, Work};
 use crate::segments::Segments;
 use crate::supply::Supply;
 use crate::sync::Mutex;
@@ -76,7 +76,7 @@ impl Shared {
     pub(crate) fn drive(&self) -> Result<(), Error> {
         let mut tail = self.tail.lock();
         let mut group = Vec::new();
-        while self.queue.try_take(&mut group) {
+        while self.queue.take(&mut group) {
             tail.commit(self, &mut group)?;
         }
         Ok(())
@@ -89,13 +89,15 @@ impl Shared {
         loop {
             let patience = self.tail.lock().patience(self);
             self.gather(expected);
-            let done = match self.queue.take(&mut group, patience) {
-                Take::Group => {
+            let done = match self.queue.wait(patience) {
+                Work::Queued => {
+                    self.gather(expected);
+                    self.queue.take(&mut group);
                     expected = group.len();
                     self.tail.lock().commit(self, &mut group)
                 }
-                Take::Idle => self.tail.lock().sync(self),
-                Take::Ended => return,
+                Work::Idle => self.tail.lock().sync(self),
+                Work::Ended => return,
             };
             if done.is_err() {
                 return;
@@ -103,17 +105,20 @@ impl Shared {
         }
     }
 
-    /// Lets the threads that the last group woke come back with their next records before another group begins: as
-    /// many as there were, or until none comes any more. Costs a few microseconds at most when nobody does.
+    /// Lets those whom the last group answered come back with their next records before another group begins: as many
+    /// as there were, or until none comes any more. Costs a few microseconds at most when nobody does, and nothing
+    /// where groups are of one record: then there is nobody to wait for.
     fn gather(&self, expected: usize) {
-        let (mut before, mut quiet) = (0, 0);
-        while before < expected && quiet < QUIET_YIELDS {
-            std::thread::yield_now();
-            let (queued, _) = self.queue.depth();
-            quiet = if queued == before { quiet + 1 } else { 0 };
-            before = queued;
+        if expected < 2 {
+            return;
         }
-        self.progress.finish();
+        let (mut queued, mut quiet) = (self.queue.depth().0, 0);
+        while queued < expected && quiet < QUIET_YIELDS {
+            std::thread::yield_now();
+            let now = self.queue.depth().0;
+            quiet = if now == queued { quiet + 1 } else { 0 };
+            queued = now;
+        }
     }
 
     /// The allocator thread: keeps segments ready, used ones first.

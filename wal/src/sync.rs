@@ -8,7 +8,6 @@ use std::time::Duration;
 
 pub(crate) use std::sync::MutexGuard;
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
-pub(crate) use std::thread::{Thread, current, park};
 
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(std::sync::Mutex<T>);

@@ -32,7 +32,6 @@ mod sync {
 
     pub(crate) use loom::sync::MutexGuard;
     pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
-    pub(crate) use loom::thread::{Thread, current, park};
 
     #[derive(Debug)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
@@ -71,15 +70,17 @@ mod sync {
 type Lsn = u64;
 const MAX_RECORD: usize = 64 << 20;
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc as StdArc;
+use std::task::{Context, Poll};
 
 use disk::{Disk, DiskFile};
 use error::Error;
 use loom::sync::Arc;
 use loom::thread;
 use progress::Progress;
-use queue::{Entry, Queue, Take};
+use queue::{Entry, Queue, Work};
 use record::Record;
 use spare::Spare;
 
@@ -132,7 +133,8 @@ impl Model {
     fn write(&self, fail_at: Option<Lsn>) {
         let mut written = 0;
         let mut group = Vec::new();
-        while self.queue.take(&mut group, None) == Take::Group {
+        while self.queue.wait(None) == Work::Queued {
+            self.queue.take(&mut group);
             written += group.drain(..).filter(|e| matches!(e, Entry::Record(_))).count() as u64;
             if fail_at.is_some_and(|at| written >= at) {
                 self.queue.end(Error::Closed, true);
@@ -140,7 +142,6 @@ impl Model {
                 return;
             }
             self.progress.advance(written);
-            self.progress.finish();
         }
         self.progress.end(Error::Closed);
     }
@@ -150,6 +151,24 @@ impl Model {
         self.progress.wait_blocking(lsn)?;
         assert!(self.progress.durable() >= lsn, "answered before it was durable");
         Ok(lsn)
+    }
+}
+
+/// Runs a future on a thread that does nothing else.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: StdArc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = StdArc::new(Unpark(thread::current())).into();
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
     }
 }
 
@@ -288,8 +307,38 @@ fn a_full_disk_is_an_answer_to_every_appender() {
 }
 
 #[test]
+fn a_task_and_a_thread_that_wait_are_both_woken() {
+    explore(|| {
+        let model = Model::new(1 << 20, 1 << 20, Vec::new());
+        let writer = thread::spawn({
+            let m = Arc::clone(&model);
+            move || m.progress.advance(1)
+        });
+        let task = thread::spawn({
+            let m = Arc::clone(&model);
+            move || block_on(m.progress.wait(1)).expect("durable")
+        });
+        model.progress.wait_blocking(1).expect("durable");
+        task.join().expect("ends");
+        writer.join().expect("ends");
+    });
+}
+
+#[test]
+fn a_task_that_waits_hears_of_the_end() {
+    explore(|| {
+        let model = Model::new(1 << 20, 1 << 20, Vec::new());
+        let writer = thread::spawn({
+            let m = Arc::clone(&model);
+            move || m.progress.end(Error::Closed)
+        });
+        assert!(matches!(block_on(model.progress.wait(1)), Err(Error::Closed)));
+        writer.join().expect("ends");
+    });
+}
+
+#[test]
 fn a_dropped_wait_leaves_nothing_behind_and_takes_nobody_elses_wake() {
-    use std::future::Future;
     use std::pin::Pin;
     explore(|| {
         let model = Model::new(1 << 20, 1 << 20, Vec::new());
@@ -298,7 +347,7 @@ fn a_dropped_wait_leaves_nothing_behind_and_takes_nobody_elses_wake() {
             move || m.progress.advance(1)
         });
         let mut dropped = model.progress.wait(1);
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut context = Context::from_waker(std::task::Waker::noop());
         let _ = Pin::new(&mut dropped).poll(&mut context);
         drop(dropped);
         model.progress.wait_blocking(1).expect("durable");
