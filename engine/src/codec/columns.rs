@@ -3,6 +3,10 @@
 //! A column is one tag byte (all NULL, no NULL, or some NULLs with a validity bitmap after it) and its values: fixed-width
 //! ones as raw little-endian bytes for every row, booleans as bits, text and bytes as length and content, arrays as
 //! lengths and a child column. The schema is not repeated: the reader must know it (a record names its version).
+//!
+//! What a damaged record makes the reader allocate is bounded by its length, since a row takes at least one bit: of the
+//! key, which is never NULL, or, in the child column of an array, of the validity bitmap that such a column always has
+//! when it holds a NULL.
 
 use std::sync::Arc;
 
@@ -37,6 +41,9 @@ pub fn put_batch(out: &mut Vec<u8>, batch: &RecordBatch) -> Result<()> {
 /// # Errors
 /// [`Error::Corrupt`] if the bytes are no such batch.
 pub fn get_batch(input: &mut Input<'_>, schema: &SchemaRef, rows: usize) -> Result<RecordBatch> {
+    if rows / 8 > input.remaining() {
+        return Err(damaged("ends too early"));
+    }
     let columns: Vec<ArrayRef> = schema
         .fields()
         .iter()
@@ -75,16 +82,20 @@ pub fn decode_value(text: &str, data_type: &DataType) -> Result<ArrayRef> {
 }
 
 fn put_column(out: &mut Vec<u8>, column: &ArrayRef) -> Result<()> {
-    match column.logical_null_count() {
-        0 => out.push(NO_NULL),
-        n if n == column.len() => {
-            out.push(ALL_NULL);
-            return Ok(());
-        }
-        _ => {
-            out.push(SOME_NULL);
-            put_bits(out, column.len(), |row| column.is_valid(row));
-        }
+    if !column.is_empty() && column.logical_null_count() == column.len() {
+        out.push(ALL_NULL);
+        return Ok(());
+    }
+    put_some(out, column)
+}
+
+/// A column that is not [`ALL_NULL`], or may not be written so: see the module.
+fn put_some(out: &mut Vec<u8>, column: &ArrayRef) -> Result<()> {
+    if column.logical_null_count() == 0 {
+        out.push(NO_NULL);
+    } else {
+        out.push(SOME_NULL);
+        put_bits(out, column.len(), |row| column.is_valid(row));
     }
     put_values(out, column)
 }
@@ -130,7 +141,7 @@ fn put_list(out: &mut Vec<u8>, list: &ListArray) -> Result<()> {
     }
     let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
     let child = arrow::compute::concat(&pieces).map_err(|e| Error::internal("encode an array", e))?;
-    put_column(out, &child)
+    put_some(out, &child)
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -261,7 +272,6 @@ fn get_list(
             .ok_or_else(|| damaged("holds an impossible size"))?;
         lengths.push(length);
     }
-    // A child row takes at least one bit, so damaged lengths cannot make us allocate much more than there is.
     if total / 8 > input.remaining() {
         return Err(damaged("ends too early"));
     }
