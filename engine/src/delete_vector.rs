@@ -16,8 +16,14 @@ const MAGIC: [u8; 4] = [0xD1, 0xD3, 0x39, 0x64];
 /// The bytes of a vector.
 pub fn encode(rows: &RoaringBitmap) -> Vec<u8> {
     let treemap = RoaringTreemap::from_bitmaps([(0, rows.clone())]);
-    let mut body = MAGIC.to_vec();
-    treemap.serialize_into(&mut body).expect("writing to a Vec cannot fail");
+    let mut bitmap = Vec::with_capacity(treemap.serialized_size());
+    treemap.serialize_into(&mut bitmap).expect("writing to a Vec cannot fail");
+    seal(&bitmap)
+}
+
+/// The bytes of a vector whose bitmap is serialized.
+pub(crate) fn seal(bitmap: &[u8]) -> Vec<u8> {
+    let body = [&MAGIC, bitmap].concat();
     let mut bytes = Vec::with_capacity(body.len() + 8);
     bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
     bytes.extend_from_slice(&body);

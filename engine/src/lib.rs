@@ -39,6 +39,8 @@ pub mod rows;
 mod schema;
 pub mod segment;
 mod sequencer;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod snapshot;
 mod snowflake;
 mod stats;

@@ -156,7 +156,11 @@ impl Manifest {
                 "format version {format_version} is newer than {FORMAT}, the newest known here"
             ));
         }
-        serde_json::from_str(text).map_err(|e| e.to_string())
+        let manifest: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        match manifest.segments.iter().find(|segment| segment.tombstones > segment.rows) {
+            Some(segment) => Err(format!("segment {} has more tombstones than rows", segment.id)),
+            None => Ok(manifest),
+        }
     }
 
     /// Reads a partition directory's manifest; `None` if it has none.
