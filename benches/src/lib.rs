@@ -4,10 +4,15 @@
 //! them and prints one table. Budgets are ratios, so that a noisy or slow machine does not change the verdict.
 
 pub mod bare;
+pub mod engine_commit;
+pub mod engine_flush;
+pub mod engine_growth;
+pub mod engine_scan;
 pub mod http_load;
 pub mod measure;
 pub mod place;
 pub mod report;
+pub mod table;
 pub mod wal_commit;
 pub mod wal_recovery;
 pub mod wal_tail;
@@ -20,5 +25,11 @@ pub fn all() -> Vec<Box<dyn report::Comparison>> {
         Box::new(wal_writers::Writers),
         Box::new(wal_recovery::Recovery::default()),
         Box::new(wal_tail::Tail),
+        Box::new(engine_commit::Commit),
+        Box::new(engine_commit::Writers),
+        Box::new(engine_scan::Scan),
+        Box::new(engine_flush::Flush),
+        Box::new(engine_flush::Compaction),
+        Box::new(engine_growth::Growth),
     ]
 }

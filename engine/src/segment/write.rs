@@ -206,7 +206,8 @@ fn file_schema(schema: &TableSchema) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-fn properties(spec: &Spec<'_>) -> WriterProperties {
+/// How such a segment is encoded.
+pub fn properties(spec: &Spec<'_>) -> WriterProperties {
     let compression = match spec.compression {
         "none" => Compression::UNCOMPRESSED,
         "snappy" => Compression::SNAPPY,

@@ -1,0 +1,148 @@
+//! Writing hot rows to Parquet, and merging such files, beside the bare Parquet writer with the same settings and the same
+//! sorted rows.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use kalamdb_engine::arrow::array::RecordBatch;
+use kalamdb_engine::segment::write::{Spec, properties};
+use kalamdb_engine::{PartitionId, Segment};
+use kalamdb_wal::{DiskFile, durable};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::place::Place;
+use crate::report::{Budget, Comparison, Outcome, Sample};
+use crate::table::Fixture;
+
+const ROWS: i64 = 200_000;
+/// Segments that a compaction merges.
+const PARTS: i64 = 8;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Flush;
+
+impl Comparison for Flush {
+    fn name(&self) -> &'static str {
+        "engine-flush"
+    }
+
+    fn run(&self, place: &Place) -> Outcome<Vec<Sample>> {
+        let dir = place.dir()?;
+        let fixture = Fixture::open(place, &dir.path().join("db"))?;
+        // Two runs of keys that lie between each other, so that there is something to sort.
+        for first in (0..ROWS).step_by(2_000).chain((0..ROWS).step_by(2_000).map(|n| n + 1_000)) {
+            fixture.insert(first..first + 1_000, 1_000)?;
+        }
+        let begun = Instant::now();
+        fixture.runtime.block_on(fixture.database.flush(&fixture.table, None))?;
+        let ours = begun.elapsed().as_secs_f64();
+        let written = only_segment(&fixture)?;
+        let (_, theirs) = bare(place, &fixture, &written, &dir.path().join("bare"))?;
+        let megabytes = written.meta().bytes as f64 / 1e6;
+        fixture.close()?;
+        Ok(vec![Sample {
+            work: format!("engine: flush of {ROWS} rows to {megabytes:.0} MB of Parquet"),
+            beside: "Parquet writer, same settings, sorted rows",
+            ours: megabytes / ours,
+            theirs: megabytes / theirs,
+            unit: "MB/s",
+            budget: Budget::AtLeast(0.8),
+        }])
+    }
+}
+
+/// Eight segments whose keys lie between each other become one.
+#[derive(Debug)]
+pub struct Compaction;
+
+impl Comparison for Compaction {
+    fn name(&self) -> &'static str {
+        "engine-compaction"
+    }
+
+    fn run(&self, place: &Place) -> Outcome<Vec<Sample>> {
+        let dir = place.dir()?;
+        let fixture = Fixture::open(place, &dir.path().join("db"))?;
+        for part in 0..PARTS {
+            for first in (part * 1_000..ROWS).step_by(1_000 * PARTS as usize) {
+                fixture.insert(first..first + 1_000, 1_000)?;
+            }
+            fixture.runtime.block_on(fixture.database.flush(&fixture.table, None))?;
+        }
+        let begun = Instant::now();
+        let done = fixture.runtime.block_on(fixture.database.compact(&fixture.table, None))?;
+        let ours = begun.elapsed().as_secs_f64();
+        let written = only_segment(&fixture)?;
+        let (read, wrote) = bare(place, &fixture, &written, &dir.path().join("bare"))?;
+        fixture.close()?;
+        let megabytes = done.bytes_read as f64 / 1e6;
+        let amplification = done.bytes_written as f64 / written.meta().bytes as f64;
+        Ok(vec![Sample {
+            work: format!(
+                "engine: compaction of {} segments, {megabytes:.0} MB, each byte written {amplification:.1} times",
+                done.segments_in
+            ),
+            beside: "reading and writing the result with Parquet alone",
+            ours: megabytes / ours,
+            theirs: megabytes / (read + wrote),
+            unit: "MB/s",
+            budget: Budget::None,
+        }])
+    }
+}
+
+fn only_segment(fixture: &Fixture) -> Outcome<Arc<Segment>> {
+    let version = fixture.database.partition_version(&fixture.table, None)?.ok_or("no partition")?;
+    match &*version.segments {
+        [segment] => Ok(segment.clone()),
+        other => Err(format!("{} segments", other.len()).into()),
+    }
+}
+
+/// Seconds that a segment takes to be read, and that its rows take to be written as such a file and synced.
+fn bare(place: &Place, fixture: &Fixture, segment: &Segment, path: &Path) -> Outcome<(f64, f64)> {
+    let begun = Instant::now();
+    let bytes = durable::read_file(&*place.disk(), segment.path())?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes))?.with_batch_size(8_192);
+    let schema = reader.schema().clone();
+    let batches: Vec<RecordBatch> = reader.build()?.collect::<Result<_, _>>()?;
+    let read = begun.elapsed().as_secs_f64();
+    let spec = Spec {
+        partition: &PartitionId { table: fixture.table.id, user: None },
+        schema: &fixture.table.schema,
+        compression: fixture.table.options.compression.as_deref().unwrap_or("zstd"),
+        rows: segment.meta().rows as usize,
+        purpose: "bench",
+    };
+    let begun = Instant::now();
+    let file = place.disk().create(path)?;
+    let sink = Sink { file: Arc::clone(&file), at: 0 };
+    let mut writer = ArrowWriter::try_new(sink, schema, Some(properties(&spec)))?;
+    for batch in &batches {
+        writer.write(batch)?;
+    }
+    writer.close()?;
+    file.sync_all()?;
+    Ok((read, begun.elapsed().as_secs_f64()))
+}
+
+struct Sink {
+    file: Arc<dyn DiskFile>,
+    at: u64,
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_all_at(bytes, self.at)?;
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
