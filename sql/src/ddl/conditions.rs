@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{Expr, Ident, VisitMut, VisitorMut, visit_expressions};
+use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
 
 use crate::dialect;
 use crate::error::Result;
@@ -35,14 +36,12 @@ pub(super) fn rename(condition: &str, column: &str, to: &str) -> Result<String> 
     Ok(condition.to_string())
 }
 
-/// The name as it is written: in quotes if it would mean something else without.
+/// The name as it is written: in quotes if it could mean something else without.
 fn ident(name: &str) -> Ident {
-    let plain = Ident::new(name);
-    let means_itself = |expr: Expr| matches!(expr, Expr::Identifier(found) if names::fold(&found) == name);
-    match dialect::parse_expression(name).is_ok_and(means_itself) {
-        true => plain,
-        false => Ident::with_quote('"', name),
-    }
+    let is_word = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let is_keyword = ALL_KEYWORDS.iter().any(|keyword| keyword.eq_ignore_ascii_case(name));
+    if is_word && !is_keyword { Ident::new(name) } else { Ident::with_quote('"', name) }
 }
 
 fn idents(expr: &Expr) -> &[Ident] {

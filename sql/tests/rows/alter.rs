@@ -287,3 +287,30 @@ async fn readers_and_writers_go_on_while_columns_come_and_go() {
     let written = write.await.unwrap();
     assert_eq!(root.rows("SELECT count(*), sum(v) FROM t").await, json!([[written, written]]));
 }
+
+#[tokio::test]
+async fn a_renamed_key_finds_conflicts_with_and_changes_rows_of_every_version() {
+    for layout in Layout::ALL {
+        let server = Server::start().await;
+        let mut root = server.root();
+        root.run("CREATE TABLE t (a TEXT, b INT, v INT, PRIMARY KEY (b, a)); INSERT INTO t VALUES ('x', 1, 1), ('y', 2, 2)").await;
+        layout.half(&mut root, "t").await;
+        root.run("INSERT INTO t VALUES ('z', 3, 3)").await;
+        // Each name means another column than before.
+        root.run("ALTER TABLE t RENAME a TO c, RENAME v TO a, RENAME c TO v, RENAME b TO k").await;
+        layout.end(&mut root, "t").await;
+        root.run("INSERT INTO t (v, k, a) VALUES ('w', 4, 4)").await;
+        for (v, k) in [("x", 1), ("y", 2), ("z", 3), ("w", 4)] {
+            let found = root.rows(&format!("SELECT a FROM t WHERE k = {k} AND v = '{v}'")).await;
+            assert_eq!(found, json!([[k]]), "{layout:?} {v}");
+            let error = root.fail(&format!("INSERT INTO t (v, k) VALUES ('{v}', {k})")).await;
+            assert_eq!(error.code, ErrorCode::UniqueViolation, "{layout:?} {v}");
+            assert!(error.message.contains(&format!("k = {k}, v = {v}")), "{error}");
+        }
+        root.run("UPDATE t SET k = k + 10 WHERE v < 'y'; DELETE FROM t WHERE v = 'y'; FLUSH TABLE t").await;
+        root.run("INSERT INTO t (v, k) VALUES ('y', 2), ('x', 1)").await;
+        let all = root.rows("SELECT k, v, a FROM t ORDER BY k").await;
+        let expected = json!([[1, "x", null], [2, "y", null], [3, "z", 3], [11, "x", 1], [14, "w", 4]]);
+        assert_eq!(all, expected, "{layout:?}");
+    }
+}
