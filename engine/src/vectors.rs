@@ -30,8 +30,8 @@ impl Vectors<'_> {
         let mut replaced = Vec::new();
         let boundary = manifest.flushed_seq;
         for (segment, meta) in version.segments.iter().zip(&mut manifest.segments) {
-            let rows = segment.marks.up_to(boundary);
-            if rows.len() != meta.deleted_rows {
+            if segment.marks.len_up_to(boundary) != meta.deleted_rows {
+                let rows = segment.marks.up_to(boundary);
                 let name = self.write(meta.id, &rows)?;
                 meta.deleted_rows = rows.len();
                 replaced.extend(meta.deletes_path.replace(name));

@@ -181,18 +181,19 @@ async fn segments_are_merged_up_to_the_maximal_size_and_not_beyond() {
 async fn a_segment_with_many_dead_rows_is_rewritten_alone() {
     let disk = SimDisk::new();
     let (database, _) = timed(&disk, 1).await;
-    let table = create(&database, "t", TableKind::Shared).await.unwrap();
+    let table = create_plain(&database, None).await;
     let mut writer = Writer { database: &database, table: &table, model: Model::new() };
-    writer.insert(0..100).await;
-    database.flush(&table, None).await.unwrap();
-    writer.update(0..20, "changed").await;
+    writer.insert(0..2_000).await;
+    let flushed = database.flush(&table, None).await.unwrap();
+    assert!(flushed.bytes > 64 << 10, "large enough to be worth it: {flushed:?}");
+    writer.update(0..400, "changed").await;
     database.flush(&table, None).await.unwrap();
     // A fifth is not many; two fifths are.
-    writer.update(20..40, "changed").await;
+    writer.update(400..800, "changed").await;
     database.flush(&table, None).await.unwrap();
     until("it is rewritten", || database.compacted().segments_out > 0).await;
     let done = database.compacted();
-    assert_eq!((done.segments_in, done.rows_in, done.rows_out), (1, 100, 60), "{done:?}");
+    assert_eq!((done.segments_in, done.rows_in, done.rows_out), (1, 2_000, 1_200), "{done:?}");
     assert_eq!(now(&database, &table, None).await, writer.model);
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Size-tiered: segments of about the same size are merged once there are [`MIN_FAN_IN`] of them, with all smaller ones,
 //! so that a row is rewritten about once per tier, and the number of segments grows with the logarithm of the size.
-//! Besides, a segment with many dead rows is rewritten alone, and one that holds deleted rows past their retention is
-//! rewritten so that they are gone from the disk.
+//! Besides, a segment with many dead rows is rewritten alone, unless it is so small that the next merge will come soon; and
+//! one that holds deleted rows past their retention is rewritten so that they are gone from the disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -73,7 +73,8 @@ impl Candidate {
     }
 
     fn is_wasteful(&self) -> bool {
-        self.dead * 100 > self.segment.meta().rows * MANY_DEAD
+        let meta = self.segment.meta();
+        meta.bytes >= SMALLEST_TIER_BYTES && self.dead * 100 > meta.rows * MANY_DEAD
     }
 
     /// True if rewriting it alone makes it smaller, or brings it to the newest schema.
