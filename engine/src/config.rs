@@ -38,6 +38,10 @@ pub struct Config {
     pub log_bytes: u64,
     /// How segments are merged in the background.
     pub compaction: CompactionConfig,
+    /// How long a partition stays loaded that nobody uses and that has nothing in memory only.
+    pub evict_after: Duration,
+    /// Bytes that loaded partitions may take beside hot rows; above, the longest unused are evicted at once.
+    pub loaded_bytes: usize,
 }
 
 /// How segments are merged in the background.
@@ -75,6 +79,8 @@ impl Config {
             overload_wait: Duration::from_secs(10),
             log_bytes: 1 << 30,
             compaction: CompactionConfig::default(),
+            evict_after: Duration::from_secs(60),
+            loaded_bytes: 256 << 20,
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::commit::{self, Committed, Prepared};
 use crate::compaction::Compactions;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::evict::Evictions;
 use crate::feed::{Feed, Hub};
 use crate::flush::{self, FlushOutcome};
 use crate::flusher::Requests;
@@ -52,6 +53,7 @@ pub struct Database {
     snapshots: Arc<Registry>,
     pub(crate) streams: Arc<Streams>,
     snowflakes: Snowflakes,
+    pub(crate) evictions: Evictions,
     random: Mutex<StdRng>,
     last_time: AtomicI64,
     requests: Requests,
@@ -99,6 +101,7 @@ impl Database {
             sequencer: parts.sequencer,
             hub: parts.hub,
             snapshots: Arc::default(),
+            evictions: Evictions::default(),
             random: Mutex::new(random),
             last_time: AtomicI64::new(0),
             requests: parts.requests,
@@ -454,8 +457,17 @@ impl Database {
         }
         let known = self.partitions.read().get(id).cloned();
         let slot = known.unwrap_or_else(|| self.partitions.write().entry(id.clone()).or_default().clone());
-        let partition = slot.get_or_init(|| self.load(table, id).map(Arc::new)).clone()?;
+        let mut loaded = false;
+        let load = || {
+            loaded = true;
+            self.load(table, id).map(Arc::new)
+        };
+        let partition = slot.get_or_init(load).clone()?;
         partition.check_open()?;
+        partition.used_at.store(self.clock().now_micros(), Ordering::Relaxed);
+        if loaded {
+            self.count_load();
+        }
         Ok(partition)
     }
 

@@ -112,7 +112,7 @@ fn freeze(database: &Database, partition: &Partition) -> Option<Arc<Frozen>> {
     // Taken under the lock, so that every mark of a later commit stays apart until it has been translated.
     let (boundary, pin) = (state.last_seq, database.pin(state.last_seq));
     let frozen = Arc::new(Frozen { memtable: version.active.clone(), boundary, pin });
-    let active = Arc::new(Memtable::new(version.active.generation + 1));
+    let active = Arc::new(Memtable::new(boundary + 1));
     partition.hot_since.store(0, Ordering::Relaxed);
     partition
         .install(&mut state, Version { active, frozen: Some(frozen.clone()), ..Version::clone(&version) });

@@ -1,5 +1,5 @@
 //! When partitions are flushed without being told to: too many rows in one, rows hot for too long, too many bytes in
-//! memory, too much log to replay.
+//! memory, too much log to replay. The same task evicts partitions that nobody uses, see [`crate::evict`].
 //!
 //! Requests come from commits over a channel and are answered at once, by a few flushes at a time. A flush that failed is
 //! tried again at the next tick, for as long as it takes.
@@ -32,6 +32,8 @@ pub(crate) enum Request {
     Memory,
     /// Recovery would have to replay too much.
     Log,
+    /// Many partitions were loaded since unused ones were last evicted.
+    Loaded,
 }
 
 /// Where commits ask for flushes.
@@ -40,12 +42,14 @@ pub(crate) struct Requests {
     sender: mpsc::UnboundedSender<Request>,
     memory: AtomicBool,
     log: AtomicBool,
+    loaded: AtomicBool,
 }
 
 impl Requests {
     pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Request>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Self { sender, memory: AtomicBool::new(false), log: AtomicBool::new(false) }, receiver)
+        let [memory, log, loaded] = [(); 3].map(|()| AtomicBool::new(false));
+        (Self { sender, memory, log, loaded }, receiver)
     }
 
     pub(crate) fn partition(&self, id: PartitionId) {
@@ -61,6 +65,12 @@ impl Requests {
     pub(crate) fn log(&self) {
         if !self.log.swap(true, Ordering::AcqRel) {
             self.send(Request::Log);
+        }
+    }
+
+    pub(crate) fn loaded(&self) {
+        if !self.loaded.swap(true, Ordering::AcqRel) {
+            self.send(Request::Loaded);
         }
     }
 
@@ -96,6 +106,7 @@ pub(crate) async fn run(database: Weak<Database>, mut requests: mpsc::UnboundedR
                 Some(database) => {
                     let again = std::mem::take(&mut work.failed);
                     work.add(overdue(&database).into_iter().chain(again));
+                    database.evict_if_due();
                     database.requests().rearm();
                 }
                 None => return,
@@ -176,6 +187,12 @@ fn due(database: &Database, request: Request) -> Vec<PartitionId> {
             let from = database.hot().newest(database.config().log_bytes / 2);
             let hot = database.hot().partitions();
             hot.into_iter().take_while(|(first, _)| *first < from).map(|(_, id)| id).collect()
+        }
+        Request::Loaded => {
+            // First, so that what is loaded from here on asks anew.
+            database.requests().loaded.store(false, Ordering::Release);
+            database.evict();
+            Vec::new()
         }
     }
 }

@@ -19,6 +19,7 @@ mod ddl;
 pub mod delete_vector;
 mod dropped;
 mod error;
+mod evict;
 mod feed;
 mod fit;
 pub mod flush;
@@ -27,6 +28,7 @@ mod hot;
 mod ids;
 pub mod manifest;
 pub mod marks;
+mod memory;
 pub mod memtable;
 pub mod offline;
 pub mod partition;
@@ -76,6 +78,7 @@ pub use kalamdb_wal::{
     Verdict as LogVerdict,
 };
 pub use manifest::{Manifest, SegmentMeta};
+pub use memory::MemoryReport;
 pub use schema::{
     Column, DELETED, MAX_COLUMNS, SEQ, SchemaDef, TS, TableSchema, UPDATED, is_reserved, stream_fields,
     system_fields,

@@ -116,6 +116,14 @@ impl Marks {
         self.inner.read().all.len()
     }
 
+    /// Bytes the marks take beside the structure itself, about.
+    pub(crate) fn memory(&self) -> usize {
+        let inner = self.inner.read();
+        let recent = inner.log.capacity() * size_of::<(Seq, u32)>();
+        let cached = inner.cached.as_ref().map_or(0, |(_, rows)| rows.serialized_size());
+        inner.all.serialized_size() + inner.folded.serialized_size() + recent + cached
+    }
+
     /// True if no row is marked.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -33,7 +33,8 @@ pub enum Slot {
 /// The hot rows of one partition since its last flush.
 #[derive(Debug)]
 pub struct Memtable {
-    /// Names this memtable among those of its partition.
+    /// Names this memtable among those of its partition, also of an earlier time that it was loaded: it is greater than
+    /// every commit before.
     pub generation: u64,
     /// Rows that are not deleted, old versions included (they are marked).
     pub live: Rows,
@@ -42,6 +43,8 @@ pub struct Memtable {
     /// Where its rows went, once they are in a segment.
     pub moved: OnceLock<Moved>,
     keys: RwLock<HashMap<Key, Slot>>,
+    /// Bytes of keys too long for their place in the index.
+    spilled: AtomicUsize,
     /// Bytes that are counted in the database's total.
     counted: AtomicUsize,
 }
@@ -71,6 +74,7 @@ impl Memtable {
             tombstones: Rows::default(),
             moved: OnceLock::new(),
             keys: RwLock::default(),
+            spilled: AtomicUsize::new(0),
             counted: AtomicUsize::new(0),
         }
     }
@@ -98,11 +102,14 @@ impl Memtable {
         u64::from(self.live.len()) + u64::from(self.tombstones.len())
     }
 
-    /// Bytes taken, about: rows and keys.
+    /// Bytes taken, about: rows, marks and keys.
     pub fn bytes(&self) -> usize {
         self.live.bytes()
             + self.tombstones.bytes()
-            + self.keys.read().capacity() * (size_of::<(Key, Slot)>() + 1)
+            + self.live.marks.memory()
+            + self.tombstones.marks.memory()
+            + self.keys.read().allocation_size()
+            + self.spilled.load(Ordering::Relaxed)
     }
 
     /// The oldest commit with rows here: what the log must keep.
@@ -130,11 +137,7 @@ impl Memtable {
         time_us: i64,
     ) -> Result<()> {
         let first = self.live.append(rows, schema, seq, time_us)?;
-        let mut index = self.keys.write();
-        index.reserve(keys.num_rows());
-        for (at, key) in keys.iter().enumerate() {
-            index.insert(Key::from_slice(key.as_ref()), Slot::Live(first + at as u32));
-        }
+        self.index(keys, |at| Slot::Live(first + at));
         Ok(())
     }
 
@@ -148,10 +151,19 @@ impl Memtable {
         time_us: i64,
     ) -> Result<()> {
         let first = self.tombstones.append(rows, schema, seq, time_us)?;
-        let mut index = self.keys.write();
-        for (at, key) in keys.iter().enumerate() {
-            index.insert(Key::from_slice(key.as_ref()), Slot::Tombstone(first + at as u32));
-        }
+        self.index(keys, |at| Slot::Tombstone(first + at));
         Ok(())
+    }
+
+    fn index(&self, keys: &KeyRows, slot: impl Fn(u32) -> Slot) {
+        let mut index = self.keys.write();
+        index.reserve(keys.num_rows());
+        for (at, key) in keys.iter().enumerate() {
+            let key = Key::from_slice(key.as_ref());
+            let spilled = if key.spilled() { key.len() } else { 0 };
+            if index.insert(key, slot(at as u32)).is_none() {
+                self.spilled.fetch_add(spilled, Ordering::Relaxed);
+            }
+        }
     }
 }

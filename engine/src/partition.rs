@@ -107,6 +107,8 @@ pub struct Partition {
     pub flush_requested: AtomicBool,
     /// When the oldest hot row came, microseconds since the epoch; 0 if there is none.
     pub hot_since: AtomicI64,
+    /// When somebody last looked the partition up, microseconds since the epoch.
+    pub used_at: AtomicI64,
     version: ArcSwap<Version>,
 }
 
@@ -149,7 +151,7 @@ impl Partition {
         });
         let version = Version {
             segments: segments.collect::<Result<_>>()?,
-            active: Arc::new(Memtable::new(1)),
+            active: Arc::new(Memtable::new(manifest.flushed_seq + 1)),
             frozen: None,
             manifest: Arc::new(manifest),
         };
@@ -165,6 +167,7 @@ impl Partition {
             leftovers: Mutex::default(),
             flush_requested: AtomicBool::new(false),
             hot_since: AtomicI64::new(0),
+            used_at: AtomicI64::new(now),
             version: ArcSwap::from_pointee(version),
             id,
             dir,

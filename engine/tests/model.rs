@@ -13,14 +13,19 @@ use common::{
 };
 use common::{next_change, now, rows, schema, update};
 use kalamdb_engine::{
-    AlterTable, CompactionOutcome, Database, Ddl, Error, FlushOutcome, PartitionWrite, Result, Snapshot,
-    Table, TableKind, UserId,
+    AlterTable, CompactionOutcome, Config, Database, Ddl, Error, FlushOutcome, PartitionWrite, Result,
+    Snapshot, Table, TableKind, UserId,
 };
 use kalamdb_wal::sim::{Crash, Freeze, SimDisk, SimRandom};
 use tokio::task::JoinHandle;
 
 const KEYS: u64 = 60;
 const USERS: [&str; 3] = ["ann", "bob", "cyd"];
+
+/// Nothing stays loaded for having been used.
+fn forgetful(disk: &SimDisk) -> Config {
+    Config { evict_after: std::time::Duration::ZERO, ..config(Arc::new(disk.clone())) }
+}
 
 /// What each partition holds: the SHARED table's, then one per user.
 type Models = Vec<Model>;
@@ -42,7 +47,7 @@ struct World {
 impl World {
     async fn new(seed: u64) -> Self {
         let disk = SimDisk::new();
-        let database = Database::open(config(Arc::new(disk.clone()))).await.unwrap();
+        let database = Database::open(forgetful(&disk)).await.unwrap();
         let shared = if seed % 2 == 1 { composite_schema() } else { schema() };
         let tables = [
             create_with(&database, "t", TableKind::Shared, shared).await.unwrap(),
@@ -104,7 +109,8 @@ impl World {
             }
             85 => self.join_flushes().await,
             86..90 => self.snapshots.push((self.database.snapshot(), self.models.clone())),
-            90..93 => {
+            90 => drop(self.database.evict()),
+            91..93 => {
                 if !self.snapshots.is_empty() {
                     let which = self.random.below(self.snapshots.len() as u64) as usize;
                     self.snapshots.swap_remove(which);
@@ -246,7 +252,7 @@ impl World {
         for compaction in std::mem::take(&mut self.compactions) {
             let _ = compaction.await.unwrap();
         }
-        self.database = Database::open(config(Arc::new(self.disk.clone())))
+        self.database = Database::open(forgetful(&self.disk))
             .await
             .unwrap_or_else(|e| panic!("does not open after {crash:?}: {e}"));
         self.tables = [find(&self.database, "t"), find(&self.database, "u")];

@@ -109,6 +109,10 @@ impl Segment {
 }
 
 impl KeyBlock {
+    pub(super) fn memory(&self) -> usize {
+        size_of::<Self>() + self.keys.size()
+    }
+
     /// The row with this key that `wanted` accepts; old versions may share the key with the newest.
     fn search(&self, key: &[u8], wanted: impl Fn(u32) -> bool) -> Option<u32> {
         let (mut low, mut high) = (0, self.keys.num_rows());
@@ -166,6 +170,17 @@ pub(super) struct GroupIndex {
     /// Per key column.
     blooms: OnceLock<Vec<Option<Sbbf>>>,
     bounds: OnceLock<Option<(KeyRows, KeyRows)>>,
+}
+
+impl GroupIndex {
+    pub(super) fn memory(&self) -> usize {
+        let blooms = self.blooms.get().into_iter().flatten().flatten();
+        let bounds = self.bounds.get().and_then(Option::as_ref);
+        // A block of a bloom filter has 32 bytes.
+        blooms.map(|filter| filter.num_blocks() * 32).sum::<usize>()
+            + bounds.map_or(0, |(min, max)| min.size() + max.size())
+            + size_of::<Self>()
+    }
 }
 
 fn passes_bloom(

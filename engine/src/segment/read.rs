@@ -183,6 +183,18 @@ impl Segment {
         Ok(Loaded { bytes, parquet, groups })
     }
 
+    /// Bytes it takes in memory, the mapped file apart.
+    pub(crate) fn memory(&self) -> usize {
+        let loaded = self.loaded.get().and_then(|loaded| loaded.as_ref().ok());
+        let parsed = loaded.map_or(0, |loaded| {
+            let groups: usize = loaded.groups.iter().map(GroupIndex::memory).sum();
+            loaded.parquet.memory_size() + groups
+        });
+        let keys: usize = self.keys.lock().iter().map(|block| block.memory()).sum();
+        let own = size_of::<Self>() + self.path.as_os_str().len() + self.min_key.len() + self.max_key.len();
+        own + self.meta.memory() - size_of::<SegmentMeta>() + self.marks.memory() + parsed + keys
+    }
+
     /// Footer and page index; see [`Segment::load`].
     ///
     /// # Errors

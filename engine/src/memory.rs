@@ -1,0 +1,80 @@
+//! What takes memory: hot rows, and what a loaded partition costs beside them.
+
+use std::mem::size_of;
+use std::sync::OnceLock;
+
+use crate::database::Database;
+use crate::error::Result;
+use crate::ids::PartitionId;
+use crate::manifest::{Manifest, SegmentMeta};
+use crate::memtable::Memtable;
+use crate::partition::{Partition, Version};
+
+/// The counts in front of what an `Arc` holds.
+const COUNTS: usize = 2 * size_of::<usize>();
+
+/// How much memory a database's partitions take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryReport {
+    /// Loaded partitions.
+    pub partitions: usize,
+    /// Those of them with rows that are in memory and in the log only.
+    pub hot_partitions: usize,
+    /// Bytes of rows in memtables with their marks and the index of their keys.
+    pub row_bytes: usize,
+    /// Bytes that loaded partitions take beside rows: their own fields, manifests, delete marks, parsed footers and the
+    /// keys of segments that were searched. Mapped files are not counted, they are the system's cache.
+    pub overhead_bytes: usize,
+}
+
+impl Database {
+    /// What takes memory now, summed up over all loaded partitions.
+    pub fn memory(&self) -> MemoryReport {
+        let mut report = MemoryReport::default();
+        for slot in self.partitions.read().values() {
+            let Some(Ok(partition)) = slot.get() else { continue };
+            let version = partition.version();
+            report.partitions += 1;
+            report.hot_partitions += usize::from(version.first_unflushed().is_some());
+            report.row_bytes += version.memtables().map(|m| m.bytes()).sum::<usize>();
+            report.overhead_bytes += partition.overhead_bytes();
+        }
+        report
+    }
+}
+
+impl Partition {
+    /// Bytes the partition takes beside its rows, its place in the database's map included.
+    pub(crate) fn overhead_bytes(&self) -> usize {
+        let version = self.version();
+        let slot = size_of::<(PartitionId, usize)>() + COUNTS + size_of::<OnceLock<Result<usize>>>();
+        let name = self.id.user.as_ref().map_or(0, |user| COUNTS + user.as_str().len());
+        let segments: usize = version.segments.iter().map(|segment| segment.memory()).sum();
+        slot + name
+            + COUNTS
+            + size_of::<Self>()
+            + self.dir.as_os_str().len()
+            + COUNTS
+            + size_of::<Version>()
+            + version.memtables().count() * (COUNTS + size_of::<Memtable>())
+            + COUNTS
+            + version.manifest.memory()
+            + COUNTS
+            + segments
+    }
+}
+
+impl Manifest {
+    fn memory(&self) -> usize {
+        size_of::<Self>() + self.segments.iter().map(SegmentMeta::memory).sum::<usize>()
+    }
+}
+
+impl SegmentMeta {
+    /// Bytes in memory.
+    pub(crate) fn memory(&self) -> usize {
+        let names = self.path.len() + self.deletes_path.as_ref().map_or(0, String::len);
+        let columns = self.columns.len() * size_of::<crate::stats::ColumnStats>();
+        size_of::<Self>() + names + self.min_key.len() + self.max_key.len() + columns
+    }
+}
