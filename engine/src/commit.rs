@@ -362,12 +362,12 @@ pub(crate) fn apply(
     let mut promise = Promise { seq, kept: false };
     let horizon = database.horizon();
     for ((prepared, version), replaced) in prepared.iter().zip(&versions).zip(&replaced) {
-        let was_empty = version.active.is_empty();
+        let was_flushed = version.active.first_unflushed().is_none();
         if let Err(error) = prepared.apply(version, replaced, seq, time_us, horizon) {
             tracing::error!(%error, seq, "a checked commit could not be applied");
             return Err(error);
         }
-        if was_empty && !version.active.is_empty() {
+        if was_flushed {
             database.hot().add(seq, prepared.partition.id.clone());
         }
         database.hot().count(&version.active);

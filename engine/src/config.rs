@@ -28,6 +28,8 @@ pub struct Config {
     pub retain: Retain,
     /// Hot rows at which a partition is flushed, unless its table says otherwise.
     pub flush_rows: u64,
+    /// Partitions of USER tables with fewer hot rows, and no files of their own yet, are flushed to packs.
+    pub pack_rows: u64,
     /// Bytes of rows in memory from which on the largest partitions are flushed. At twice as many, commits wait.
     pub memtable_bytes: usize,
     /// Bytes that the buffers of all STREAM tables together may hold; beyond it the largest lose their oldest rows.
@@ -74,6 +76,7 @@ impl Config {
             log_segment_bytes: 64 << 20,
             retain: Retain::default(),
             flush_rows: 250_000,
+            pack_rows: 4_096,
             memtable_bytes: 512 << 20,
             stream_bytes: 64 << 20,
             overload_wait: Duration::from_secs(10),

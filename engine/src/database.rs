@@ -22,7 +22,8 @@ use crate::feed::{Feed, Hub};
 use crate::flush::{self, FlushOutcome};
 use crate::flusher::Requests;
 use crate::hot::Hot;
-use crate::ids::{PartitionId, Seq, UserId, from_path_component, path_component};
+use crate::ids::{PartitionId, Seq, TableId, UserId, from_path_component, path_component};
+use crate::pack::{self, PackSlot};
 use crate::partition::{Partition, Version};
 use crate::sequencer::Sequencer;
 use crate::snapshot::{Registry, Snapshot};
@@ -45,6 +46,8 @@ pub struct Database {
     /// Held while the catalog changes.
     pub(crate) ddl: tokio::sync::Mutex<()>,
     pub(crate) partitions: RwLock<HashMap<PartitionId, Slot>>,
+    /// Of USER tables, as far as they were asked for.
+    pub(crate) packs: RwLock<HashMap<TableId, PackSlot>>,
     hot: Hot,
     /// Read while files are being changed; true once the database closes.
     closing: tokio::sync::RwLock<bool>,
@@ -96,6 +99,7 @@ impl Database {
             catalog: ArcSwap::from_pointee(parts.catalog),
             ddl: tokio::sync::Mutex::default(),
             partitions: RwLock::default(),
+            packs: RwLock::default(),
             hot: parts.hot,
             closing: tokio::sync::RwLock::new(false),
             sequencer: parts.sequencer,
@@ -207,6 +211,9 @@ impl Database {
             }
         }
         users.extend(self.owners_on_disk(table)?);
+        if table.kind == TableKind::User {
+            users.extend(self.packs(table).and_then(|packs| packs.users()).map_err(Error::Corrupt)?);
+        }
         Ok(users.into_iter().collect())
     }
 
@@ -312,6 +319,31 @@ impl Database {
             Some(partition) => flush::flush(self, &partition).await,
             None => Ok(FlushOutcome::default()),
         }
+    }
+
+    /// Writes all hot rows of a table to Parquet, everything applied so far included: those of small partitions of a USER
+    /// table to packs, those of others to files of their own.
+    ///
+    /// # Errors
+    /// See [`Database::flush`]; what was written until then stays written.
+    pub async fn flush_table(self: &Arc<Self>, table: &Arc<Table>) -> Result<FlushOutcome> {
+        let upto = self.sequencer.applied();
+        let hot = || {
+            let hot =
+                self.hot.partitions().into_iter().filter(|(seq, id)| id.table == table.id && *seq <= upto);
+            hot.map(|(_, id)| id).collect::<BTreeSet<_>>()
+        };
+        let loaded = hot().into_iter().filter_map(|id| self.loaded(&id));
+        let small: Vec<_> = loaded.filter(|p| pack::flush::is_packable(self, table, p)).collect();
+        let mut outcome = FlushOutcome::default();
+        if !small.is_empty() {
+            outcome.add(pack::flush::pack(self, table.id, small).await?);
+        }
+        // Large ones, and those that were busy.
+        for id in hot() {
+            outcome.add(flush::flush(self, &self.partition(table, &id)?).await?);
+        }
+        Ok(outcome)
     }
 
     fn maybe_flush(&self, partition: &Arc<Partition>) {
@@ -487,6 +519,7 @@ impl Database {
         if !manifest.segments.is_empty() {
             self.note_time(manifest.updated_at);
         }
+        self.load_slice(table, &partition)?;
         Ok(partition)
     }
 
@@ -500,6 +533,7 @@ impl Database {
         let dir = self.partition_dir(table, id);
         if !known
             && !self.disk().exists(&dir).map_err(|e| Error::io(format!("look for {}", dir.display()), e))?
+            && !id.user.as_ref().is_some_and(|user| self.may_be_packed(table, user))
         {
             return Ok(None);
         }

@@ -37,6 +37,7 @@ impl Database {
             drop(partition.commit.lock());
             partition.version().memtables().for_each(|memtable| self.hot().discount(memtable));
         }
+        self.forget_packs(table.id).await;
         self.hot().forget(table.id);
         let (database, dir, id) = (self.clone(), self.table_dir(table), table.id);
         let removed =

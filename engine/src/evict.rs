@@ -77,7 +77,10 @@ impl Database {
         let mut total = 0;
         let mut unused = Vec::new();
         for partition in partitions.values().filter_map(|slot| slot.get()?.as_ref().ok()) {
-            let bytes = partition.overhead_bytes();
+            let version = partition.version();
+            // Rows that wait for a flush are counted elsewhere.
+            let rows = if version.first_unflushed().is_none() { version.active.bytes() } else { 0 };
+            let bytes = partition.overhead_bytes() + rows;
             total += bytes;
             if partition.id.table.0 >= FIRST_USER_TABLE && is_on_disk(partition, horizon) {
                 unused.push((partition.used_at.load(Ordering::Relaxed), bytes, partition.id.clone()));
@@ -111,6 +114,8 @@ fn is_on_disk(partition: &Partition, horizon: Seq) -> bool {
         && version.frozen.is_none()
         && partition.damage.get().is_none()
         && partition.leftovers.lock().is_empty()
+        // Somebody still reads a segment that was replaced: loading would take its file for an orphan.
+        && Arc::strong_count(&partition.trash) == 1
         // Somebody who holds the lock is about to use it.
         && partition.commit.try_lock().is_some_and(|state| state.last_seq <= horizon)
 }

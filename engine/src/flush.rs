@@ -40,6 +40,8 @@ const BATCH_ROWS: usize = 8_192;
 /// What a flush did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FlushOutcome {
+    /// Partitions that had rows to write.
+    pub partitions: u64,
     /// Rows written, tombstones included.
     pub rows: u64,
     /// Bytes of Parquet written.
@@ -53,6 +55,7 @@ pub struct FlushOutcome {
 impl FlushOutcome {
     /// Adds another flush's figures.
     pub fn add(&mut self, other: Self) {
+        self.partitions += other.partitions;
         self.rows += other.rows;
         self.bytes += other.bytes;
         self.segments += other.segments;
@@ -106,13 +109,12 @@ async fn flush_all(database: &Arc<Database>, partition: &Arc<Partition>) -> Resu
 fn freeze(database: &Database, partition: &Partition) -> Option<Arc<Frozen>> {
     let mut state = partition.commit.lock();
     let version = partition.version();
-    if version.active.is_empty() {
-        return None;
-    }
+    // Nothing new: what a pack has stays there.
+    version.active.first_unflushed()?;
     // Taken under the lock, so that every mark of a later commit stays apart until it has been translated.
     let (boundary, pin) = (state.last_seq, database.pin(state.last_seq));
     let frozen = Arc::new(Frozen { memtable: version.active.clone(), boundary, pin });
-    let active = Arc::new(Memtable::new(boundary + 1));
+    let active = Arc::new(Memtable::new(boundary));
     partition.hot_since.store(0, Ordering::Relaxed);
     partition
         .install(&mut state, Version { active, frozen: Some(frozen.clone()), ..Version::clone(&version) });
@@ -212,7 +214,7 @@ fn prepare(
     let mut vectors = Vectors { disk, partition, attempt: id, made };
     let replaced = vectors.persist_marks(&version, &mut manifest)?;
     let own = vectors.persist(id, &superseded)?;
-    let mut outcome = FlushOutcome { flushed_seq: frozen.boundary, ..FlushOutcome::default() };
+    let mut outcome = FlushOutcome { partitions: 1, flushed_seq: frozen.boundary, ..FlushOutcome::default() };
     let place = Finish {
         id,
         level: 0,
@@ -223,7 +225,13 @@ fn prepare(
     };
     let meta = write_segment(database, table, partition, &sorted, place)?;
     made.push(meta.path.clone());
-    outcome.add(FlushOutcome { rows: meta.rows, bytes: meta.bytes, segments: 1, flushed_seq: 0 });
+    outcome.add(FlushOutcome {
+        partitions: 0,
+        rows: meta.rows,
+        bytes: meta.bytes,
+        segments: 1,
+        flushed_seq: 0,
+    });
     manifest.segments.push(meta.clone());
     let (id, disk, damage) = (partition.id.clone(), database.disk().clone(), partition.damage.clone());
     let (schema, dir) = (table.schema.clone(), &partition.dir);
@@ -292,7 +300,7 @@ impl<'a> SortedRows<'a> {
 }
 
 /// Rows of a memtable store in key order, without those that no snapshot sees any more.
-struct Sorted<'a> {
+pub(crate) struct Sorted<'a> {
     store: &'a Rows,
     chunks: Vec<Arc<crate::rows::Chunk>>,
     total: u32,
@@ -303,7 +311,7 @@ struct Sorted<'a> {
 }
 
 impl<'a> Sorted<'a> {
-    fn new(table: &Table, store: &'a Rows, boundary: Seq, horizon: Seq) -> Result<Self> {
+    pub(crate) fn new(table: &Table, store: &'a Rows, boundary: Seq, horizon: Seq) -> Result<Self> {
         let visible = store.visible(boundary, &table.schema)?;
         // The pin keeps marks after the horizon from being folded, so none of them moves between these two calls.
         let gone = store.marks.at(horizon);
@@ -337,7 +345,7 @@ impl<'a> Sorted<'a> {
     }
 
     /// The rows as stored batches, with their system columns.
-    fn batches<'b>(
+    pub(crate) fn batches<'b>(
         &'b self,
         table: &'b Table,
         tombstones: bool,

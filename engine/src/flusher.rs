@@ -4,7 +4,7 @@
 //! Requests come from commits over a channel and are answered at once, by a few flushes at a time. A flush that failed is
 //! tried again at the next tick, for as long as it takes.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -16,7 +16,9 @@ use tokio::time::MissedTickBehavior;
 use crate::database::Database;
 use crate::error::Error;
 use crate::flush;
-use crate::ids::PartitionId;
+use crate::ids::{PartitionId, TableId};
+use crate::pack;
+use crate::pack::flush::is_packable;
 
 /// How often rows hot for too long are looked for, and failed flushes tried again.
 const TICK: Duration = Duration::from_secs(1);
@@ -94,18 +96,18 @@ pub(crate) async fn run(database: Weak<Database>, mut requests: mpsc::UnboundedR
         work.start(&database);
         tokio::select! {
             request = requests.recv() => match (request, database.upgrade()) {
-                (Some(request), Some(database)) => work.add(due(&database, request)),
+                (Some(request), Some(database)) => work.add(&database, due(&database, request)),
                 _ => return,
             },
             Some(done) = work.running.join_next() => {
-                if let (Ok((id, failed)), Some(database)) = (done, database.upgrade()) {
-                    work.done(id, failed, &database);
+                if let (Ok(failed), Some(database)) = (done, database.upgrade()) {
+                    work.done(failed, &database);
                 }
             }
             _ = ticks.tick() => match database.upgrade() {
                 Some(database) => {
                     let again = std::mem::take(&mut work.failed);
-                    work.add(overdue(&database).into_iter().chain(again));
+                    work.add(&database, overdue(&database).into_iter().chain(again));
                     database.evict_if_due();
                     database.requests().rearm();
                 }
@@ -115,45 +117,96 @@ pub(crate) async fn run(database: Weak<Database>, mut requests: mpsc::UnboundedR
     }
 }
 
+/// What is flushed by one worker at a time.
+#[derive(Debug)]
+enum Task {
+    /// One partition, to files of its own.
+    Partition(PartitionId),
+    /// Small partitions of one table, to packs.
+    Pack(TableId, Vec<PartitionId>),
+}
+
+impl Task {
+    fn ids(&self) -> &[PartitionId] {
+        match self {
+            Self::Partition(id) => std::slice::from_ref(id),
+            Self::Pack(_, ids) => ids,
+        }
+    }
+
+    /// The partitions whose flush failed in a way that another attempt may mend.
+    async fn run(self, database: &Arc<Database>) -> Vec<PartitionId> {
+        let failed = match &self {
+            Self::Partition(id) => flush_one(database, id).await,
+            Self::Pack(table, ids) => pack_all(database, *table, ids).await,
+        };
+        if failed { self.ids().to_vec() } else { Vec::new() }
+    }
+}
+
 /// What is being flushed, and what waits for it.
 #[derive(Debug, Default)]
 struct Work {
-    waiting: VecDeque<PartitionId>,
+    waiting: VecDeque<Task>,
     known: BTreeSet<PartitionId>,
-    running: JoinSet<(PartitionId, bool)>,
+    running: JoinSet<Vec<PartitionId>>,
     failed: BTreeSet<PartitionId>,
 }
 
 impl Work {
-    fn add(&mut self, ids: impl IntoIterator<Item = PartitionId>) {
+    fn add(&mut self, database: &Database, ids: impl IntoIterator<Item = PartitionId>) {
+        let catalog = database.catalog();
+        let mut small: BTreeMap<TableId, Vec<PartitionId>> = BTreeMap::new();
         for id in ids {
-            if self.known.insert(id.clone()) {
-                self.waiting.push_back(id);
+            if !self.known.insert(id.clone()) {
+                continue;
+            }
+            let table = catalog.table_by_id(id.table);
+            let partition = database.loaded(&id);
+            match table.zip(partition).is_some_and(|(table, p)| is_packable(database, table, &p)) {
+                true => small.entry(id.table).or_default().push(id),
+                false => self.waiting.push_back(Task::Partition(id)),
             }
         }
+        self.waiting.extend(small.into_iter().map(|(table, ids)| Task::Pack(table, ids)));
     }
 
     fn start(&mut self, database: &Weak<Database>) {
         while self.running.len() < WORKERS
-            && let Some(id) = self.waiting.pop_front()
+            && let Some(task) = self.waiting.pop_front()
             && let Some(database) = database.upgrade()
         {
             // From here on a new request means rows that this flush may no longer take.
-            self.known.remove(&id);
-            self.running.spawn(async move {
-                let failed = flush_one(&database, &id).await;
-                (id, failed)
-            });
+            for id in task.ids() {
+                self.known.remove(id);
+            }
+            self.running.spawn(async move { task.run(&database).await });
         }
     }
 
-    fn done(&mut self, id: PartitionId, failed: bool, database: &Database) {
-        if failed {
-            self.failed.insert(id);
-        }
+    fn done(&mut self, failed: Vec<PartitionId>, database: &Database) {
+        self.failed.extend(failed);
         // While flushes fail, nobody is asked for more before the next tick.
         if self.failed.is_empty() && self.waiting.is_empty() && self.running.is_empty() {
             database.requests().rearm();
+        }
+    }
+}
+
+/// True if it failed in a way that another attempt may mend.
+async fn pack_all(database: &Arc<Database>, table: TableId, ids: &[PartitionId]) -> bool {
+    let partitions = ids.iter().filter_map(|id| database.loaded(id)).collect();
+    match pack::flush::pack(database, table, partitions).await {
+        Ok(outcome) => {
+            tracing::debug!(%table, rows = outcome.rows, bytes = outcome.bytes, "flushed small partitions");
+            // What was hot may now be more than loaded partitions should take.
+            database.evict();
+            false
+        }
+        Err(Error::Closed) => false,
+        Err(error) => {
+            tracing::error!(%table, %error, "a pack could not be written; the rows stay in memory and in the log");
+            !matches!(error, Error::Corrupt(_) | Error::ReadOnly(_))
         }
     }
 }

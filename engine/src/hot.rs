@@ -50,11 +50,31 @@ impl Hot {
 
     /// Says that a memtable's rows are in Parquet.
     pub fn flushed(&self, memtable: &Memtable, id: &PartitionId) {
-        if let Some(first) = memtable.first_seq() {
+        if let Some(first) = memtable.first_unflushed() {
             self.memtables.lock().remove(&(first, id.clone()));
         }
         memtable.count_out(&self.bytes);
         self.relieved.notify_waiters();
+    }
+
+    /// Says that a memtable's rows up to a commit are in a pack. True if those are all. Under its partition's lock.
+    pub fn durable(&self, memtable: &Memtable, upto: Seq, id: &PartitionId) -> bool {
+        // One step: the log's low-water mark must not be looked for in between.
+        let mut memtables = self.memtables.lock();
+        if let Some(first) = memtable.first_unflushed() {
+            memtables.remove(&(first, id.clone()));
+        }
+        memtable.set_durable(upto);
+        let first = memtable.first_unflushed();
+        if let Some(first) = first {
+            memtables.insert((first, id.clone()));
+        }
+        drop(memtables);
+        if first.is_none() {
+            memtable.count_out(&self.bytes);
+            self.relieved.notify_waiters();
+        }
+        first.is_none()
     }
 
     /// Forgets what belongs to a dropped table.

@@ -31,6 +31,7 @@ pub mod marks;
 mod memory;
 pub mod memtable;
 pub mod offline;
+mod pack;
 pub mod partition;
 pub mod project;
 pub mod read;
@@ -39,6 +40,7 @@ pub mod retention;
 mod row_checks;
 pub mod rows;
 mod schema;
+mod sealed;
 pub mod segment;
 mod sequencer;
 #[cfg(feature = "sim")]
@@ -79,6 +81,7 @@ pub use kalamdb_wal::{
 };
 pub use manifest::{Manifest, SegmentMeta};
 pub use memory::MemoryReport;
+pub use pack::{PackManifest, PackMeta};
 pub use schema::{
     Column, DELETED, MAX_COLUMNS, SEQ, SchemaDef, TS, TableSchema, UPDATED, is_reserved, stream_fields,
     system_fields,

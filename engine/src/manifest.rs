@@ -13,16 +13,15 @@ use std::path::Path;
 use kalamdb_wal::{Disk, durable};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::{Seq, TableId, UserId};
+use crate::sealed;
 use crate::stats::ColumnStats;
 
 /// The file's name in a partition's directory.
 pub const FILE_NAME: &str = "manifest.json";
 /// The format version this code writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
-
-const CRC_MEMBER: &str = "\n  \"crc32\": ";
 
 /// What a partition has in Parquet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,11 +46,6 @@ pub struct Manifest {
     pub next_segment_id: u64,
     /// The segments, oldest first.
     pub segments: Vec<SegmentMeta>,
-}
-
-#[derive(Deserialize)]
-struct Format {
-    format_version: u32,
 }
 
 /// One Parquet file. Its live rows come first, in row groups of their own; tombstones follow in others.
@@ -127,14 +121,7 @@ impl Manifest {
     /// # Errors
     /// [`Error::Internal`] if it cannot be written as JSON.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        let mut bytes =
-            serde_json::to_vec_pretty(self).map_err(|e| Error::internal("encode a manifest", e))?;
-        // Reopen the object: "...\n}" becomes "...,\n  "crc32": n\n}".
-        bytes.truncate(bytes.len() - 2);
-        bytes.push(b',');
-        let crc = crc32fast::hash(&bytes);
-        bytes.extend_from_slice(format!("{CRC_MEMBER}{crc}\n}}\n").as_bytes());
-        Ok(bytes)
+        sealed::encode(self)
     }
 
     /// Reads a file's bytes.
@@ -142,21 +129,7 @@ impl Manifest {
     /// # Errors
     /// What is wrong with them, in words.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(bytes).map_err(|_| "not UTF-8")?;
-        let at = text.rfind(CRC_MEMBER).ok_or("no checksum: the file is cut short or damaged")?;
-        let stated = text[at + CRC_MEMBER.len()..].trim_end().trim_end_matches('}').trim();
-        let stated: u32 = stated.parse().map_err(|_| "no checksum: the file is damaged")?;
-        if crc32fast::hash(&text.as_bytes()[..at]) != stated {
-            return Err("the checksum does not match: the file is damaged".into());
-        }
-        // The version first: what a newer one looks like is not known here.
-        let Format { format_version } = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        if format_version > FORMAT {
-            return Err(format!(
-                "format version {format_version} is newer than {FORMAT}, the newest known here"
-            ));
-        }
-        let manifest: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let manifest: Self = sealed::decode(bytes, FORMAT)?;
         match manifest.segments.iter().find(|segment| segment.tombstones > segment.rows) {
             Some(segment) => Err(format!("segment {} has more tombstones than rows", segment.id)),
             None => Ok(manifest),

@@ -3,7 +3,7 @@
 //! A memtable is written under its partition's commit lock and read by anybody. It is replaced as a whole by a flush,
 //! so an address in it names its generation too.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
@@ -42,6 +42,8 @@ pub struct Memtable {
     pub tombstones: Rows,
     /// Where its rows went, once they are in a segment.
     pub moved: OnceLock<Moved>,
+    /// Commits up to this one are in Parquet, their rows here or not.
+    durable: AtomicU64,
     keys: RwLock<HashMap<Key, Slot>>,
     /// Bytes of keys too long for their place in the index.
     spilled: AtomicUsize,
@@ -66,10 +68,11 @@ impl Moved {
 }
 
 impl Memtable {
-    /// An empty memtable.
-    pub fn new(generation: u64) -> Self {
+    /// An empty memtable for the commits after `durable`, up to which everything is in Parquet.
+    pub fn new(durable: Seq) -> Self {
         Self {
-            generation,
+            generation: durable + 1,
+            durable: AtomicU64::new(durable),
             live: Rows::default(),
             tombstones: Rows::default(),
             moved: OnceLock::new(),
@@ -112,9 +115,21 @@ impl Memtable {
             + self.spilled.load(Ordering::Relaxed)
     }
 
-    /// The oldest commit with rows here: what the log must keep.
-    pub fn first_seq(&self) -> Option<Seq> {
-        [self.live.first_seq(), self.tombstones.first_seq()].into_iter().flatten().min()
+    /// The commit up to which Parquet has the partition. Rows of earlier commits are here as well if a pack has them.
+    pub fn durable(&self) -> Seq {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// Says that commits up to this one are in Parquet. Under the partition's commit lock.
+    pub(crate) fn set_durable(&self, seq: Seq) {
+        self.durable.store(seq, Ordering::Release);
+    }
+
+    /// The oldest commit with rows here that Parquet does not have: what the log must keep.
+    pub fn first_unflushed(&self) -> Option<Seq> {
+        let durable = self.durable();
+        let stores = [&self.live, &self.tombstones];
+        stores.into_iter().filter_map(|rows| rows.first_seq_after(durable)).min()
     }
 
     /// Where the newest version of a key is, if it is here.

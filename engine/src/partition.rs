@@ -62,7 +62,7 @@ impl Version {
 
     /// The oldest commit that is in memory only: what the log must keep.
     pub fn first_unflushed(&self) -> Option<Seq> {
-        self.memtables().filter_map(|m| m.first_seq()).min()
+        self.memtables().filter_map(|m| m.first_unflushed()).min()
     }
 
     /// A segment by id.
@@ -151,7 +151,7 @@ impl Partition {
         });
         let version = Version {
             segments: segments.collect::<Result<_>>()?,
-            active: Arc::new(Memtable::new(manifest.flushed_seq + 1)),
+            active: Arc::new(Memtable::new(manifest.flushed_seq)),
             frozen: None,
             manifest: Arc::new(manifest),
         };
@@ -172,6 +172,14 @@ impl Partition {
             id,
             dir,
         })
+    }
+
+    /// Begins with these rows, which a pack has. Before anybody else has the partition.
+    pub(crate) fn begin_with(&self, rows: Memtable) {
+        let mut state = self.commit.lock();
+        state.last_seq = rows.durable();
+        let version = self.version();
+        self.install(&mut state, Version { active: Arc::new(rows), ..Version::clone(&version) });
     }
 
     /// An id for a segment file that no attempt before had.

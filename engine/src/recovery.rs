@@ -195,7 +195,7 @@ fn replay(
     let partition = database.partition(table, id)?;
     let version = partition.version();
     let catalog = database.catalog();
-    for commit in commits.into_iter().filter(|c| c.seq > version.manifest.flushed_seq) {
+    for commit in commits.into_iter().filter(|c| c.seq > version.active.durable()) {
         let schema = catalog.schema_at(id.table, commit.part.schema_version).cloned();
         let schema = schema
             .ok_or_else(|| Error::Corrupt(format!("no schema version {}", commit.part.schema_version)))?;
@@ -204,7 +204,7 @@ fn replay(
         partition.commit.lock().last_seq = commit.seq;
         partition.note_hot(commit.time_us);
     }
-    if let Some(first) = version.active.first_seq() {
+    if let Some(first) = version.active.first_unflushed() {
         database.hot().add(first, id.clone());
         database.hot().count(&version.active);
     }
@@ -288,8 +288,10 @@ fn resolve(
     columns: &[ArrayRef],
     at: usize,
 ) -> Result<Option<Place>> {
-    let generation = version.active.generation;
+    let (generation, durable) = (version.active.generation, version.active.durable());
     let there = match *target {
+        // Rows that a pack had are in another order than when they were written.
+        Target::Live { seq, .. } | Target::Tombstone { seq, .. } if seq <= durable => None,
         Target::Live { seq, index } => {
             version.active.live.ordinal(seq, index).map(|ordinal| Place::Live { generation, ordinal })
         }

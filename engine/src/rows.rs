@@ -97,7 +97,7 @@ impl Rows {
         if inner.commits.last().is_none_or(|last| last.seq != seq) {
             inner.commits.push(CommitRange { first, seq, time_us });
         }
-        inner.bytes += batch.get_array_memory_size() + size_of::<CommitRange>();
+        inner.bytes += memory(&batch) + size_of::<CommitRange>();
         inner.rows = rows;
         inner.chunks.push(Arc::new(Chunk { first, schema: schema.clone(), batch }));
         inner.merge_tail();
@@ -124,9 +124,10 @@ impl Rows {
         self.inner.read().bytes
     }
 
-    /// The first commit that wrote rows here.
-    pub fn first_seq(&self) -> Option<Seq> {
-        self.inner.read().commits.first().map(|c| c.seq)
+    /// The first commit after another one that wrote rows here.
+    pub fn first_seq_after(&self, seq: Seq) -> Option<Seq> {
+        let inner = self.inner.read();
+        inner.commits.get(inner.commits.partition_point(|c| c.seq <= seq)).map(|c| c.seq)
     }
 
     /// The rows visible at a snapshot, in chunks of one schema version.
@@ -200,7 +201,7 @@ impl Inner {
             // It may have been merged, or replaced by another reader, since.
             let at = self.chunks.partition_point(|c| c.first < old.first);
             if let Some(chunk) = self.chunks.get_mut(at).filter(|chunk| Arc::ptr_eq(chunk, &old)) {
-                let (before, after) = (old.batch.get_array_memory_size(), new.batch.get_array_memory_size());
+                let (before, after) = (memory(&old.batch), memory(&new.batch));
                 self.bytes = (self.bytes + after).saturating_sub(before);
                 *chunk = new;
             }
@@ -220,14 +221,19 @@ impl Inner {
                 let from = self.chunks.len() - count;
                 // The commit is in the log already. Chunks that cannot be one array stay as they are.
                 let Ok(merged) = merge(&self.chunks[from..]) else { return };
-                let before: usize = self.chunks[from..].iter().map(|c| c.batch.get_array_memory_size()).sum();
-                self.bytes = (self.bytes + merged.batch.get_array_memory_size()).saturating_sub(before);
+                let before: usize = self.chunks[from..].iter().map(|c| memory(&c.batch)).sum();
+                self.bytes = (self.bytes + memory(&merged.batch)).saturating_sub(before);
                 self.chunks.truncate(from);
                 self.chunks.push(Arc::new(merged));
             }
             size *= FAN_IN;
         }
     }
+}
+
+/// Bytes that a chunk of these rows takes.
+fn memory(rows: &RecordBatch) -> usize {
+    batch_memory(rows) + size_of::<Chunk>() + 2 * size_of::<usize>()
 }
 
 fn merge(chunks: &[Arc<Chunk>]) -> Result<Chunk> {
@@ -239,8 +245,14 @@ fn merge(chunks: &[Arc<Chunk>]) -> Result<Chunk> {
     Ok(Chunk { first: chunks[0].first, schema: chunks[0].schema.clone(), batch })
 }
 
+/// What Arrow counts, and what it does not: the allocations that hold a column and its buffers together.
+fn batch_memory(rows: &RecordBatch) -> usize {
+    const COLUMN: usize = 144;
+    rows.get_array_memory_size() + rows.num_columns() * COLUMN
+}
+
 /// A view array after `concat` still refers to every buffer of its parts; this copies what is used into one.
-fn compacted(column: &ArrayRef) -> ArrayRef {
+pub(crate) fn compacted(column: &ArrayRef) -> ArrayRef {
     match column.data_type() {
         DataType::Utf8View if !column.as_string_view().data_buffers().is_empty() => {
             Arc::new(column.as_string_view().gc())

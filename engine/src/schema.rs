@@ -251,7 +251,7 @@ fn validate(def: &SchemaDef) -> Result<()> {
 
 /// True for names the database gives meaning to.
 pub fn is_reserved(name: &str) -> bool {
-    matches!(name, SEQ | UPDATED | DELETED | TS | "_user" | "_row_address" | "_row_number")
+    matches!(name, SEQ | UPDATED | DELETED | TS | "_user" | "_state" | "_row_address" | "_row_number")
 }
 
 fn key_indices(def: &SchemaDef) -> Result<Vec<usize>> {

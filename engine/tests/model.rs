@@ -1,6 +1,6 @@
 //! Random operations on the engine, held against maps, on a simulated disk that loses power: a SHARED table (whose key has
-//! two columns in every other run) and three partitions of a USER table, with flushes and compactions beside the commits
-//! and columns that come, go, widen and change their names.
+//! two columns in every other run) and three partitions of a USER table, with flushes (to packs and to files of their own)
+//! and compactions beside the commits, partitions that leave memory, and columns that come, go, widen and change names.
 //!
 //! `KALAMDB_SEEDS=n` runs more seeds, `KALAMDB_SEED=s` one; a failing seed is printed.
 
@@ -24,7 +24,7 @@ const USERS: [&str; 3] = ["ann", "bob", "cyd"];
 
 /// Nothing stays loaded for having been used.
 fn forgetful(disk: &SimDisk) -> Config {
-    Config { evict_after: std::time::Duration::ZERO, ..config(Arc::new(disk.clone())) }
+    Config { evict_after: std::time::Duration::ZERO, pack_rows: 150, ..config(Arc::new(disk.clone())) }
 }
 
 /// What each partition holds: the SHARED table's, then one per user.
@@ -88,7 +88,11 @@ impl World {
                 let result = self.database.flush(table, user).await.map(drop);
                 self.settle(result, self.models.clone()).await;
             }
-            76..82 => {
+            76..78 => {
+                let result = self.database.flush_table(&self.tables[1]).await.map(drop);
+                self.settle(result, self.models.clone()).await;
+            }
+            78..82 => {
                 let at = self.any_part();
                 let (table, user) = self.part(at);
                 let (database, table, user) = (self.database.clone(), table.clone(), user.cloned());

@@ -72,11 +72,8 @@ async fn targets(ctx: &StatementContext, flush: &Flush) -> Result<Vec<Target>> {
             }
             (TableKind::Stream, _) => {}
             (TableKind::User, Some(user)) => targets.push((table, Some(user.clone()))),
-            (TableKind::User, None) => {
-                let users = ctx.instance.database().users_of(&table).await?;
-                targets.extend(users.into_iter().map(|user| (table.clone(), Some(user))));
-            }
-            (TableKind::Shared | TableKind::System, _) => targets.push((table, None)),
+            // All partitions of it, whoever owns them.
+            (TableKind::User | TableKind::Shared | TableKind::System, _) => targets.push((table, None)),
         }
     }
     Ok(targets)
@@ -107,12 +104,11 @@ impl Job {
 
     /// Flushes and notes the outcome.
     async fn run(&self, instance: &Instance, targets: Vec<Target>) -> Result<serde_json::Value> {
-        let partitions = targets.len();
         let flushed = flush_all(instance, targets).await;
         match flushed {
             Ok(outcome) => {
                 let result = json!({
-                    "partitions": partitions,
+                    "partitions": outcome.partitions,
                     "rows": outcome.rows,
                     "bytes": outcome.bytes,
                     "segments": outcome.segments,
@@ -208,7 +204,10 @@ fn find(part: &read::Located, job_id: &str) -> Option<(u64, kalamdb_engine::OldR
 async fn flush_all(instance: &Instance, targets: Vec<Target>) -> Result<FlushOutcome, EngineError> {
     let mut total = FlushOutcome::default();
     for (table, user) in targets {
-        total.add(instance.database().flush(&table, user.as_ref()).await?);
+        total.add(match user {
+            Some(user) => instance.database().flush(&table, Some(&user)).await?,
+            None => instance.database().flush_table(&table).await?,
+        });
     }
     Ok(total)
 }

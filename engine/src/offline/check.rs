@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kalamdb_wal::{Disk, Verdict};
 use parquet::file::metadata::ParquetMetaDataReader;
 
-use super::{CheckReport, Finding, PartitionDir, partition_dirs, read};
+use super::{CheckReport, Finding, PartitionDir, packs, partition_dirs, read};
 use crate::delete_vector;
 use crate::error::Result;
 use crate::ids::Seq;
@@ -19,7 +19,10 @@ pub(super) fn check(disk: &dyn Disk, dir: &Path) -> Result<CheckReport> {
     let mut report =
         CheckReport { log, partitions: 0, segments: 0, bytes: 0, damage: Vec::new(), orphans: Vec::new() };
     for partition in partition_dirs(disk, dir)? {
-        check_partition(disk, &partition, last, &mut report);
+        match partition.is_of_packs() {
+            true => packs::check(disk, &partition, last, &mut report),
+            false => check_partition(disk, &partition, last, &mut report),
+        }
     }
     Ok(report)
 }

@@ -5,6 +5,7 @@
 //! touches the log, a segment or a delete vector, and keeps the manifest it replaces as `manifest.json.damaged`.
 
 mod check;
+mod packs;
 mod repair;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use kalamdb_wal::{Disk, RealDisk, Verdict};
 use crate::dropped::DROPPED;
 use crate::error::{Error, Result};
 use crate::manifest::FILE_NAME;
+use crate::pack;
 use crate::partition::is_data_file;
 
 /// One thing that is wrong.
@@ -67,7 +69,7 @@ pub struct CheckReport {
     pub log: kalamdb_wal::CheckReport,
     /// Partitions with files.
     pub partitions: u64,
-    /// Parquet files that manifests name.
+    /// Parquet files that manifests name, packs included.
     pub segments: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -142,10 +144,17 @@ fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn Send + Sync>> {
     })
 }
 
-/// A directory with a manifest, or with files that should have one, and the names of its files.
+/// A directory of a partition or of packs: with a manifest, or with files that should have one, and the names of its files.
 struct PartitionDir {
     path: PathBuf,
     files: Vec<String>,
+}
+
+impl PartitionDir {
+    /// True if it is not one user's, but holds the packs of a table.
+    fn is_of_packs(&self) -> bool {
+        self.path.file_name().is_some_and(|name| name == pack::DIR)
+    }
 }
 
 /// Every such directory below `DATA/tables`, sorted.
@@ -163,7 +172,8 @@ fn partition_dirs(disk: &dyn Disk, dir: &Path) -> Result<Vec<PartitionDir>> {
         waiting.extend(dirs.map(|e| path.join(&e.name)));
         let mut files: Vec<String> = entries.into_iter().filter(|e| !e.is_dir).map(|e| e.name).collect();
         files.sort_unstable();
-        if files.iter().any(|name| name == FILE_NAME || is_data_file(name)) {
+        let is_ours = |name: &String| name == FILE_NAME || is_data_file(name) || pack::is_pack(name);
+        if files.iter().any(is_ours) {
             found.push(PartitionDir { path, files });
         }
     }

@@ -13,10 +13,11 @@ use bytes::Bytes;
 use kalamdb_wal::{Disk, durable};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::{Finding, PartitionDir, RepairReport, check, partition_dirs, read};
+use super::{Finding, PartitionDir, RepairReport, check, packs, partition_dirs, read};
 use crate::error::Result;
 use crate::ids::{Seq, TableId, UserId};
 use crate::manifest::{FILE_NAME, FORMAT, Manifest, SegmentMeta};
+use crate::pack::PackManifest;
 use crate::segment::facts::{FACT, Named};
 
 /// What the replaced manifest is called from then on.
@@ -27,6 +28,10 @@ pub(super) fn repair(disk: &dyn Disk, now: i64, dir: &Path) -> Result<RepairRepo
     let log_begins = kalamdb_wal::check(disk, &dir.join("wal"))?.low_water;
     for partition in partition_dirs(disk, dir)? {
         let path = partition.path.join(FILE_NAME);
+        if partition.is_of_packs() {
+            repair_packs(disk, &partition, now, &mut report)?;
+            continue;
+        }
         match read(disk, &path).and_then(|bytes| Manifest::decode(&bytes)) {
             Ok(_) => {}
             // Not damage, and not ours to replace.
@@ -35,9 +40,7 @@ pub(super) fn repair(disk: &dyn Disk, now: i64, dir: &Path) -> Result<RepairRepo
             }
             Err(_) => match rebuild(disk, &partition, now) {
                 Ok(manifest) => {
-                    if disk.exists(&path).map_err(|e| crate::Error::io("look for a manifest", e))? {
-                        durable::rename(disk, &path, &partition.path.join(KEPT_AS))?;
-                    }
+                    set_aside(disk, &path)?;
                     manifest.store(disk, &partition.path)?;
                     // A lost newest segment leaves no trace but this one.
                     if manifest.flushed_seq + 1 < log_begins {
@@ -62,6 +65,32 @@ pub(super) fn repair(disk: &dyn Disk, now: i64, dir: &Path) -> Result<RepairRepo
         report.left.push(Finding { file: segment, offset: Some(offset), what: reason });
     }
     Ok(report)
+}
+
+fn repair_packs(disk: &dyn Disk, dir: &PartitionDir, now: i64, report: &mut RepairReport) -> Result<()> {
+    let path = dir.path.join(FILE_NAME);
+    let what = match read(disk, &path).and_then(|bytes| PackManifest::decode(&bytes)) {
+        Ok(_) => return Ok(()),
+        Err(what) => what,
+    };
+    // Of a newer version it is not damage, and not ours to replace.
+    let rebuilt = if what.contains("newer than") { Err(what) } else { packs::rebuild(disk, dir, now) };
+    match rebuilt {
+        Ok(manifest) => {
+            set_aside(disk, &path)?;
+            manifest.store(disk, &dir.path)?;
+            report.rebuilt.push(path);
+        }
+        Err(what) => report.left.push(Finding { file: path, offset: None, what }),
+    }
+    Ok(())
+}
+
+fn set_aside(disk: &dyn Disk, manifest: &Path) -> Result<()> {
+    if disk.exists(manifest).map_err(|e| crate::Error::io("look for a manifest", e))? {
+        durable::rename(disk, manifest, &manifest.with_file_name(KEPT_AS))?;
+    }
+    Ok(())
 }
 
 /// What a segment says of itself.

@@ -186,7 +186,7 @@ impl Drop for SegmentWriter {
 }
 
 /// Parquet wraps the I/O error of our sink; a full disk must still be told from other failures.
-fn parquet_error(error: ParquetError) -> Error {
+pub(crate) fn parquet_error(error: ParquetError) -> Error {
     if let ParquetError::External(source) = &error
         && let Some(io) = source.downcast_ref::<io::Error>()
     {
@@ -244,7 +244,7 @@ fn sorting_columns(schema: &TableSchema) -> Vec<SortingColumn> {
 }
 
 /// Passes what the Parquet writer writes on to a file, in large pieces, and checksums it.
-struct Sink {
+pub(crate) struct Sink {
     file: Arc<dyn DiskFile>,
     buffer: Vec<u8>,
     written: u64,
@@ -252,9 +252,19 @@ struct Sink {
 }
 
 impl Sink {
-    fn new(file: Arc<dyn DiskFile>) -> Self {
+    pub(crate) fn new(file: Arc<dyn DiskFile>) -> Self {
         let (buffer, crc) = (Vec::with_capacity(WRITE_BUFFER), crc32fast::Hasher::new());
         Self { file, buffer, written: 0, crc }
+    }
+
+    /// Bytes in the file so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// The checksum of those bytes.
+    pub(crate) fn crc32(&self) -> u32 {
+        self.crc.clone().finalize()
     }
 }
 
