@@ -324,6 +324,8 @@ async fn flush_runs_as_a_job_that_is_listed() {
     );
     let manifests = rows(&mut root, "SHOW MANIFEST FOR notes").await;
     assert_eq!(column(&manifests, "user_id"), [json!("a"), json!("b")]);
+    done(&mut server.user("a").await, "INSERT INTO notes VALUES (3, 'z')").await;
+    done(&mut root, "FLUSH TABLE notes FOR USER 'a'").await;
     assert_eq!(
         rows(&mut root, "SELECT user_id, rows FROM system.segments WHERE user_id = 'a'").await.len(),
         1

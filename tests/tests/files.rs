@@ -92,7 +92,9 @@ fn a_flush_writes_parquet_and_a_manifest_where_the_reference_says() {
     for (user, password) in [("ann", "ann has a secret"), ("../b/o b", "bob has a secret")] {
         server.user(user, password).sql("INSERT INTO app.messages VALUES (1, 'mine'), (2, 'too')");
     }
-    root.sql("FLUSH TABLE app.notes; FLUSH TABLE app.messages");
+    root.sql(
+        "FLUSH TABLE app.notes; FLUSH TABLE app.messages FOR USER 'ann'; FLUSH TABLE app.messages FOR USER '../b/o b'",
+    );
     let notes = tables.join("app/notes");
     assert_eq!(check_partition(&notes, None).len(), 1);
     let messages = tables.join("app/messages");

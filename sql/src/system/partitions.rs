@@ -57,6 +57,11 @@ impl PartitionFacts {
     pub(crate) fn of(version: &Version) -> Self {
         let mut facts = Self { flushed_seq: version.manifest.flushed_seq, ..Self::default() };
         for memtable in version.memtables() {
+            // Rows that a pack has are in Parquet, though memory has them too while the partition is loaded.
+            if memtable.first_unflushed().is_none() {
+                facts.segment_rows += memtable.rows();
+                continue;
+            }
             facts.hot_rows += memtable.rows();
             facts.hot_bytes += memtable.bytes() as u64;
         }
