@@ -186,6 +186,27 @@ impl Log {
         self.shared.truncate_before(lsn)
     }
 
+    /// Lets the next record begin a segment of its own, in a file that never held another record, so that
+    /// [`purge_before`](Log::purge_before) can remove all records before it. Until then no file is recycled.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: some files that were ready for use may still be there.
+    pub fn end_segment(&self) -> Result<(), Error> {
+        let used = self.shared.queue.end_segment();
+        self.shared.remove_spares(used)
+    }
+
+    /// Removes every segment with no record from `lsn` on, and every file ready for use that may have been one, although
+    /// readers stand there or [`Retain`](crate::Retain) would keep them: readers of such records find them
+    /// [expired](Error::Expired). The low-water mark must have reached `lsn`. What is left is still a gapless run of records
+    /// if a crash comes between; call it again then.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] if recovery needs records before `lsn`; [`Error::Io`].
+    pub fn purge_before(&self, lsn: Lsn) -> Result<(), Error> {
+        self.shared.purge_before(lsn)
+    }
+
     /// The oldest retained record.
     pub fn first(&self) -> Lsn {
         self.shared.segments.first()

@@ -68,6 +68,8 @@ struct State {
     /// Bytes left in the segment that the newest record goes to.
     room: u64,
     ready: Vec<Spare>,
+    /// No segment that held records before may be used again: see [`Queue::end_segment`].
+    fresh_only: bool,
     /// The largest segment somebody is waiting for; 0 if nobody is.
     wanted: u64,
     /// How many such wishes have been answered, and whether the last answer was no.
@@ -88,6 +90,7 @@ impl Queue {
             last,
             room,
             ready,
+            fresh_only: false,
             wanted: 0,
             answered: 0,
             refused: None,
@@ -248,19 +251,35 @@ impl Queue {
     /// True if one more segment would be kept.
     pub(crate) fn wants_spare(&self) -> bool {
         let state = self.state.lock();
-        state.ready.len() <= self.spares && state.ended.is_none()
+        state.ready.len() <= self.spares && state.ended.is_none() && !state.fresh_only
     }
 
     /// Offers a segment that nobody asked for; gives it back if there are enough.
     pub(crate) fn offer(&self, spare: Spare) -> Option<Spare> {
         let mut state = self.state.lock();
-        if state.ready.len() > self.spares || state.ended.is_some() {
+        if state.ready.len() > self.spares || state.ended.is_some() || state.fresh_only {
             return Some(spare);
         }
         state.ready.push(spare);
         state.refused = None;
         self.room.notify_all();
         None
+    }
+
+    /// Records from here on go to another segment, and until [`Queue::allow_used`] to new files only. Returns the files that
+    /// were ready, which may be used ones.
+    pub(crate) fn end_segment(&self) -> Vec<Spare> {
+        let mut state = self.state.lock();
+        state.room = 0;
+        state.fresh_only = true;
+        std::mem::take(&mut state.ready)
+    }
+
+    /// Used segments may become new ones again. Returns the files that are ready now.
+    pub(crate) fn allow_used(&self) -> Vec<Spare> {
+        let mut state = self.state.lock();
+        state.fresh_only = false;
+        std::mem::take(&mut state.ready)
     }
 
     /// No record is taken any more. What is queued stays queued, unless the log has failed.

@@ -51,6 +51,29 @@ impl Shared {
         Ok(())
     }
 
+    /// Removes what is before `lsn` for good, history that readers would like to have included.
+    pub(crate) fn purge_before(&self, lsn: Lsn) -> Result<(), Error> {
+        let mark = self.mark.lock();
+        if lsn > mark.low_water {
+            return Err(Error::OutOfRange { lsn, limit: mark.low_water });
+        }
+        while let Some(segment) = self.segments.pop_before(lsn) {
+            self.disk.remove_file(&segment.path).at("remove", &segment.path)?;
+            self.counters.removed.fetch_add(1, Relaxed);
+            self.sync_dir()?;
+        }
+        // Under the lock of the mark, which whoever recycles a segment holds: none is on its way.
+        self.remove_spares(self.queue.allow_used())
+    }
+
+    /// Removes files for good that were ready for use.
+    pub(crate) fn remove_spares(&self, spares: Vec<Spare>) -> Result<(), Error> {
+        for spare in &spares {
+            self.disk.remove_file(&spare.path).at("remove", &spare.path)?;
+        }
+        if spares.is_empty() { Ok(()) } else { self.sync_dir() }
+    }
+
     fn let_go(&self, segment: Arc<Segment>) -> Result<(), Error> {
         // Whoever still holds a payload of it keeps reading the removed file; only a file of our own is overwritten.
         let usable = segment.header.capacity == self.segment_capacity && segment.unshared();

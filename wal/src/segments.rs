@@ -69,6 +69,15 @@ impl Segments {
     }
 }
 
+impl Segments {
+    /// Takes out the oldest segment if all its records are before `lsn`, whoever reads it and however young it is.
+    pub(crate) fn pop_before(&self, lsn: Lsn) -> Option<Arc<Segment>> {
+        let mut list = self.list.lock();
+        list.front()?.sealed().filter(|sealed| sealed.last < lsn)?;
+        list.pop_front()
+    }
+}
+
 /// A segment that will not be removed while this lives.
 #[derive(Debug)]
 pub(crate) struct Pinned(Arc<Segment>);
