@@ -352,6 +352,7 @@ pub(crate) fn apply(
         prepared.iter().map(|p| p.partition.commit.lock()).collect();
     let catalog = database.catalog();
     prepared.iter().try_for_each(|p| p.check_table(&catalog))?;
+    prepared.iter().try_for_each(|p| database.check_not_purged(&p.partition))?;
     let versions: Vec<Arc<Version>> = prepared.iter().map(|p| p.partition.version()).collect();
     if prepared.iter().zip(&versions).any(|(p, version)| p.is_stale(version)) {
         return Ok(None);

@@ -25,6 +25,7 @@ use crate::hot::Hot;
 use crate::ids::{PartitionId, Seq, TableId, UserId, from_path_component, path_component};
 use crate::pack::{self, PackSlot};
 use crate::partition::{Partition, Version};
+use crate::purge::Purge;
 use crate::sequencer::Sequencer;
 use crate::snapshot::{Registry, Snapshot};
 use crate::snowflake::Snowflakes;
@@ -57,6 +58,7 @@ pub struct Database {
     pub(crate) streams: Arc<Streams>,
     snowflakes: Snowflakes,
     pub(crate) evictions: Evictions,
+    pub(crate) purge: Purge,
     random: Mutex<StdRng>,
     last_time: AtomicI64,
     requests: Requests,
@@ -106,6 +108,7 @@ impl Database {
             hub: parts.hub,
             snapshots: Arc::default(),
             evictions: Evictions::default(),
+            purge: Purge::default(),
             random: Mutex::new(random),
             last_time: AtomicI64::new(0),
             requests: parts.requests,
@@ -246,6 +249,7 @@ impl Database {
             self.hot.wait_below(limit, self.config.overload_wait).await?;
         }
         self.wait_until_open(&writes).await;
+        self.wait_for_purge(writes.iter().filter_map(|write| write.user.as_ref())).await;
         let (seq, time_us, answer) = match self.apply(writes) {
             Ok(applied) => applied,
             Err(error) => {
@@ -429,6 +433,10 @@ impl Database {
 
     pub(crate) fn hot(&self) -> &Hot {
         &self.hot
+    }
+
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.hub
     }
 
     pub(crate) fn requests(&self) -> &Requests {

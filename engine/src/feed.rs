@@ -111,6 +111,17 @@ impl Hub {
         self.tail.send_modify(|tail| tail.seq = seq);
     }
 
+    /// Forgets the commits before one; whoever has not read them must not any more.
+    pub(crate) fn forget_before(&self, seq: Seq) {
+        let mut ring = self.ring.lock();
+        while ring.commits.front().is_some_and(|(_, commit)| commit.seq < seq) {
+            if let Some((bytes, _)) = ring.commits.pop_front() {
+                ring.bytes -= bytes;
+            }
+        }
+        ring.complete_after = ring.complete_after.max(seq.saturating_sub(1));
+    }
+
     /// The next commit after `position` from memory: `Ok(None)` if there is none yet, `Err` if memory no longer has it.
     fn next_after(&self, position: Seq) -> Result<Option<Arc<Commit>>, ()> {
         let ring = self.ring.lock();
@@ -208,6 +219,11 @@ impl Feed {
             Error::Expired { first, .. } => Error::Expired { asked, first },
             other => other,
         };
+        // A reader that stood there before a purge could read on.
+        let first = database.log().first();
+        if asked < first {
+            return Err(Error::Expired { asked, first });
+        }
         if self.log.as_ref().is_none_or(|reader| reader.position() != asked) {
             self.log = Some(database.log().reader(asked).map_err(|e| expired(e.into()))?);
         }

@@ -81,9 +81,9 @@ async fn flush_all(database: &Arc<Database>, partition: &Arc<Partition>) -> Resu
     // Whatever comes of this one, the next that is due is a new request.
     partition.flush_requested.store(false, Ordering::Release);
     let mut outcome = FlushOutcome::default();
-    // Not there if it was dropped meanwhile: its directory must not come back.
+    // Not there if it was dropped or purged meanwhile: its directory must not come back.
     let table = || database.catalog().table_by_id(partition.id.table).cloned();
-    if table().is_none() {
+    if table().is_none() || partition.gone.load(Ordering::Acquire) {
         return Ok(outcome);
     }
     partition.check_open()?;

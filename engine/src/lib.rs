@@ -34,6 +34,7 @@ pub mod offline;
 mod pack;
 pub mod partition;
 pub mod project;
+mod purge;
 pub mod read;
 mod recovery;
 pub mod retention;
@@ -82,6 +83,7 @@ pub use kalamdb_wal::{
 pub use manifest::{Manifest, SegmentMeta};
 pub use memory::MemoryReport;
 pub use pack::{PackManifest, PackMeta};
+pub use purge::PurgeOutcome;
 pub use schema::{
     Column, DELETED, MAX_COLUMNS, SEQ, SchemaDef, TS, TableSchema, UPDATED, is_reserved, stream_fields,
     system_fields,

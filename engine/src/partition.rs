@@ -107,6 +107,8 @@ pub struct Partition {
     pub flush_requested: AtomicBool,
     /// When the oldest hot row came, microseconds since the epoch; 0 if there is none.
     pub hot_since: AtomicI64,
+    /// Its rows were purged: it is no longer the partition of its user.
+    pub gone: AtomicBool,
     /// When somebody last looked the partition up, microseconds since the epoch.
     pub used_at: AtomicI64,
     version: ArcSwap<Version>,
@@ -167,6 +169,7 @@ impl Partition {
             leftovers: Mutex::default(),
             flush_requested: AtomicBool::new(false),
             hot_since: AtomicI64::new(0),
+            gone: AtomicBool::new(false),
             used_at: AtomicI64::new(now),
             version: ArcSwap::from_pointee(version),
             id,
@@ -190,11 +193,15 @@ impl Partition {
         id
     }
 
-    /// Fails if a file of the partition was found damaged.
+    /// Fails if a file of the partition was found damaged, or if it was purged.
     ///
     /// # Errors
     /// [`Error::PartitionDamaged`] with the file.
     pub fn check_open(&self) -> Result<()> {
+        if self.gone.load(Ordering::Acquire) {
+            let reason = "its rows were purged".to_owned();
+            return Err(Error::PartitionDamaged { partition: self.id.clone(), reason });
+        }
         match self.damage.get() {
             None => Ok(()),
             Some(reason) => {

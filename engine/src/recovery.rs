@@ -53,6 +53,7 @@ impl Database {
         let (compactions, to_compact) = Compactions::new(&config.compaction);
         let database = tokio::task::spawn_blocking(move || recover(config, requests, compactions));
         let database = Arc::new(database.await.unwrap_or_else(|e| Err(Error::internal("recover", e)))?);
+        database.finish_purge().await?;
         tokio::spawn(flusher::run(Arc::downgrade(&database), requested));
         let (workers, now) = (database.config().compaction.workers, database.clock().now_micros());
         if workers > 0 {

@@ -39,6 +39,7 @@ pub(crate) fn is_packable(database: &Database, table: &Table, partition: &Partit
     let version = partition.version();
     let limit = table.options.flush_rows.unwrap_or(database.config().flush_rows);
     table.kind == TableKind::User
+        && !partition.gone.load(Ordering::Acquire)
         && version.segments.is_empty()
         && version.frozen.is_none()
         && version.active.rows() < limit.min(database.config().pack_rows)

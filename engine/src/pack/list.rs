@@ -170,6 +170,30 @@ impl Packs {
         Ok(())
     }
 
+    /// Removes every file that the manifest does not name, also those that somebody still reads. Under `writing`.
+    pub(crate) fn remove_unnamed(&self) -> Result<()> {
+        let current = self.current.load_full();
+        let named =
+            |name: &String| name == FILE_NAME || current.manifest.packs.iter().any(|p| p.path == *name);
+        let files = files_in(self.disk.as_ref(), &self.dir)?;
+        let unnamed: Vec<_> = files.iter().filter(|name| !named(name)).collect();
+        for name in &unnamed {
+            let path = self.dir.join(name);
+            match self.disk.remove_file(&path) {
+                // Its last reader did.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                other => other.map_err(|e| Error::io(format!("remove {}", path.display()), e))?,
+            }
+        }
+        // A crash must not bring back what was removed when its last reader went.
+        if !files.is_empty() {
+            self.disk
+                .sync_dir(&self.dir)
+                .map_err(|e| Error::io(format!("sync {}", self.dir.display()), e))?;
+        }
+        Ok(())
+    }
+
     /// Bytes that the packs take in memory, mapped files apart.
     pub(crate) fn memory(&self) -> usize {
         self.current.load().packs.iter().map(|pack| pack.memory()).sum()

@@ -200,6 +200,8 @@ impl Drop for Pack {
     fn drop(&mut self) {
         if *self.obsolete.get_mut()
             && let Err(error) = self.disk.remove_file(&self.path)
+            // A purge did not wait.
+            && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(file = %self.path.display(), %error, "cannot remove a merged pack before a restart");
         }
