@@ -184,3 +184,17 @@ async fn nothing_of_a_stream_is_logged_or_written_and_a_restart_finds_it_empty()
     assert!(world.ids(&table).is_empty());
     assert!(world.insert(&table, 0..1) > before, "numbers rise through restarts");
 }
+
+#[tokio::test]
+async fn a_row_takes_about_the_memory_of_its_values_and_not_that_of_the_batch_it_came_in() {
+    let world = World::open(|_| {}).await;
+    let table = world.table("s", options(10_000_000, 1_000_000, false)).await;
+    let rows: Vec<_> =
+        (0..1_000).map(|id| (id, Some(format!("a text of more than twelve bytes {id}")))).collect();
+    let large = batch(&table, &rows);
+    for row in 0..200 {
+        world.database.insert_into_stream(&table, large.slice(row, 1)).unwrap();
+    }
+    let bytes = world.database.streams().bytes();
+    assert!(bytes < 200 * 1_024, "{bytes} bytes for 200 rows");
+}

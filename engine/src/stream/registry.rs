@@ -13,6 +13,7 @@ use crate::catalog::{Table, TableKind};
 use crate::commit::Committed;
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::fit;
 use crate::ids::{Seq, TableId};
 
 /// The buffers that exist: one per stream table that was used since the start.
@@ -139,8 +140,9 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::TableNotFound`] if the table was dropped; [`Error::TooLarge`] for rows that are more than a quarter of the
-    /// budget of all streams; [`Error::Closed`].
+    /// budget of all streams; [`Error::NotNullViolation`].
     pub fn insert_into_stream(&self, table: &Table, rows: RecordBatch) -> Result<Committed> {
+        let rows = fit::new_rows(table, rows)?;
         let (bytes, most) = (rows.get_array_memory_size(), self.streams.budget / 4);
         if bytes > most {
             let message = format!("an insert into a stream has at most {most} bytes, this one {bytes}");

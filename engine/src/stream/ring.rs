@@ -12,6 +12,7 @@ use arrow::compute::concat_batches;
 
 use crate::error::{Error, Result};
 use crate::ids::Seq;
+use crate::rows::compacted;
 use crate::types::TIMEZONE;
 
 /// How long listeners can still read rows that have left the buffer, microseconds.
@@ -204,7 +205,10 @@ impl Ring {
         self.single = 0;
         let Some(first) = parts.first() else { return Ok(()) };
         let merged = concat_batches(&first.rows.schema(), parts.iter().map(|part| &part.rows));
-        let rows = merged.map_err(|e| Error::internal("merge the rows of a stream", e))?;
+        let merged = merged.map_err(|e| Error::internal("merge the rows of a stream", e))?;
+        let columns = merged.columns().iter().map(compacted).collect();
+        let rows = RecordBatch::try_new(merged.schema(), columns)
+            .map_err(|e| Error::internal("merge the rows of a stream", e))?;
         let mut end = 0;
         let inserts = parts.iter().map(|part| {
             end += part.rows.num_rows();
