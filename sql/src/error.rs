@@ -158,6 +158,7 @@ fn from_engine(error: &EngineError) -> Error {
         EngineError::NamespaceNotFound(_) => ErrorCode::NamespaceNotFound,
         EngineError::TableNotFound(_) => ErrorCode::TableNotFound,
         EngineError::InUse { .. } => ErrorCode::InUse,
+        EngineError::TooLarge(_) => ErrorCode::TooLarge,
         EngineError::Overloaded(_) => ErrorCode::Overloaded,
         EngineError::Expired { .. } => ErrorCode::CursorExpired,
         EngineError::Cancelled(_) => ErrorCode::Cancelled,

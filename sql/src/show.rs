@@ -60,7 +60,7 @@ pub(crate) fn tables(
         ("updated_at", DataType::Timestamp),
     ]);
     let stored = ctx.catalog.tables_in(namespace).filter(|table| names::visible(ctx, table)).map(|table| {
-        let access = if table.kind == TableKind::Shared {
+        let access = if matches!(table.kind, TableKind::Shared | TableKind::Stream) {
             Cell::from(table.options.access.to_string())
         } else {
             Cell::Null
@@ -207,9 +207,13 @@ pub(crate) async fn stats(ctx: &StatementContext, written: &TableRef) -> Result<
     let table = names::engine_table(ctx, written)?;
     check_read(ctx, &table, written)?;
     let partitions = partitions_of(ctx, &table).await?;
-    let facts = partitions
+    let mut facts = partitions
         .iter()
         .fold(PartitionFacts::default(), |sum, (_, version)| sum + PartitionFacts::of(version));
+    if table.kind == TableKind::Stream {
+        let held = ctx.instance.database().stream(&table)?.stats();
+        (facts.hot_rows, facts.hot_bytes) = (held.rows, held.bytes as u64);
+    }
     let schema = grid::schema(&[
         ("table_name", DataType::Text),
         ("table_type", DataType::Text),

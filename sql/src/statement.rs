@@ -7,6 +7,7 @@ use kalamdb_engine::{Catalog, Snapshot};
 use crate::auth::{Identity, Role};
 use crate::error::{Error, ErrorCode, Result};
 use crate::instance::Instance;
+use crate::provider::StreamViews;
 use crate::transaction::Transaction;
 
 /// Made once per statement and given to everything that takes part in it. Catalog and snapshot belong together: the
@@ -23,6 +24,8 @@ pub(crate) struct StatementContext {
     pub(crate) catalog: Arc<Catalog>,
     /// The point in time that is read.
     pub(crate) snapshot: Arc<Snapshot>,
+    /// What it has read of STREAM tables.
+    pub(crate) streams: Arc<StreamViews>,
     /// The time of the statement, microseconds since the epoch: `NOW()` is the same in all its rows.
     pub(crate) now_micros: i64,
     /// The transaction that it is a part of; it reads and writes that then.
@@ -57,6 +60,7 @@ impl StatementContext {
             namespace,
             catalog: transaction.catalog.clone(),
             snapshot: transaction.snapshot.clone(),
+            streams: Arc::default(),
             now_micros: transaction.now_micros,
             transaction: Some(transaction),
         })
@@ -70,14 +74,27 @@ impl StatementContext {
         snapshot: Arc<Snapshot>,
     ) -> Arc<Self> {
         let now_micros = instance.clock().now_micros();
-        let instance = instance.clone();
-        Arc::new(Self { instance, identity, namespace, catalog, snapshot, now_micros, transaction: None })
+        Arc::new(Self {
+            instance: instance.clone(),
+            identity,
+            namespace,
+            catalog,
+            snapshot,
+            streams: Arc::default(),
+            now_micros,
+            transaction: None,
+        })
     }
 
     /// The same statement at the newest applied commit: for a writer whose rows somebody else changed meanwhile. Never
     /// inside a transaction.
     pub(crate) fn renewed(&self) -> Arc<Self> {
         Self::write(&self.instance, self.identity.clone(), self.namespace.clone())
+    }
+
+    /// The same statement at the newest durable commit: for a writer whose rows are told before what it read would be.
+    pub(crate) fn durable(&self) -> Arc<Self> {
+        Self::read(&self.instance, self.identity.clone(), self.namespace.clone())
     }
 
     /// The role whose rights apply.

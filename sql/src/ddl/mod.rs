@@ -87,7 +87,7 @@ pub(crate) async fn drop_namespace(
             .with_position(at));
     }
     ctx.instance.database().ddl(Ddl::DropNamespace { name: namespace.id.clone(), cascade }).await?;
-    tables.iter().for_each(|table| ctx.instance.live().table_dropped(table.id));
+    ctx.instance.live().tables_dropped();
     Ok(Outcome::message(format!("namespace {name} dropped")))
 }
 
@@ -110,8 +110,14 @@ pub(crate) async fn create_table(ctx: &StatementContext, wanted: &CreateTable) -
     if wanted.if_not_exists && ctx.catalog.table(namespace, &wanted.table.name).is_some() {
         return exists();
     }
-    if wanted.kind == TableKind::Stream {
-        return Err(Error::new(ErrorCode::Unsupported, "STREAM tables: not supported by this version yet")
+    let options = &wanted.options;
+    let stored = options.location.is_some() || wanted.location_reference.is_some();
+    if wanted.kind == TableKind::Stream
+        && (stored || options.flush_rows.is_some() || options.flush_interval_secs.is_some())
+    {
+        let message = "a STREAM table is never written to disk: it has no LOCATION and no FLUSH POLICY";
+        return Err(Error::new(ErrorCode::InvalidParameter, message)
+            .with_hint("its options are retention, max_buffer, ephemeral and access")
             .with_position(at));
     }
     if let Some((location, at)) = &wanted.location_reference {
@@ -171,7 +177,7 @@ pub(crate) async fn drop_table(
             .with_position(written.position));
     }
     ctx.instance.database().ddl(Ddl::DropTable { id: table.id }).await?;
-    ctx.instance.live().table_dropped(table.id);
+    ctx.instance.live().tables_dropped();
     Ok(Outcome::message(format!("table {} dropped", table.qualified_name())))
 }
 

@@ -128,7 +128,7 @@ impl Rewritten {
 impl Change<'_> {
     async fn run(&self, mut ctx: Arc<StatementContext>) -> Result<Outcome> {
         let name = self.name()?;
-        let mut tries = Tries::new(target::table(&ctx, name)?.id);
+        let mut tries = Tries::new(target::changeable(&ctx, name)?.id);
         let mut turn = None;
         loop {
             if turn.is_none() {
@@ -137,7 +137,7 @@ impl Change<'_> {
             if turn.is_some() {
                 ctx = ctx.renewed();
             }
-            let table = target::table(&ctx, name)?;
+            let table = target::changeable(&ctx, name)?;
             let target = TableWithJoins { relation: self.from[0].relation.clone(), joins: Vec::new() };
             let returning = Returning::new(&ctx, &table, target, self.returning)?;
             let rewritten = self.rewrite(&ctx, &table)?;

@@ -8,12 +8,12 @@ use datafusion::physical_plan::common::collect;
 use datafusion::sql::sqlparser::ast::{
     Insert, ObjectName, Query, SetExpr, Statement, TableFactor, TableObject, TableWithJoins, Values,
 };
-use kalamdb_engine::Table;
+use kalamdb_engine::{Error as EngineError, Table, TableKind};
 use serde_json::Value;
 
 use super::checks::Checks;
 use super::convert::assign;
-use super::retry::{Tries, commit};
+use super::retry::{Applied, Tries, commit};
 use super::returning::{Returning, Written};
 use super::rows::{assemble, inserts, own_partition};
 use super::target::{self, Target};
@@ -42,7 +42,18 @@ pub(crate) async fn insert(
     let mut tries = Tries::new(target::table(&ctx, name)?.id);
     loop {
         // Names are resolved anew: the table may have changed, which is one of the reasons for a conflict.
-        let table = target::table(&ctx, name)?;
+        let mut table = target::table(&ctx, name)?;
+        if table.kind == TableKind::Stream {
+            if ctx.transaction.is_some() {
+                let message =
+                    format!("STREAM table {} cannot be written in a transaction", table.qualified_name());
+                return Err(Error::new(ErrorCode::Unsupported, message)
+                    .with_hint("what is inserted into a stream is told at once: insert it after COMMIT"));
+            }
+            // Its rows are told at once: what they were read from must be durable already.
+            ctx = ctx.durable();
+            table = target::table(&ctx, name)?;
+        }
         let returning = Returning::new(&ctx, &table, from(statement, name), statement.returning.as_deref())?;
         let source = match rows(&ctx, &table, statement, params).await {
             // A table that it reads was altered since the statement took its catalog.
@@ -65,8 +76,11 @@ pub(crate) async fn insert(
             user: own_partition(&ctx, &table),
             deleted: false,
         });
-        let writes = inserts(&ctx, &table, source.rows, source.owners.as_ref())?;
-        match commit(&ctx, writes, &mut None).await {
+        let applied = match table.kind {
+            TableKind::Stream => append(&ctx, &table, source.rows),
+            _ => commit(&ctx, inserts(&ctx, &table, source.rows, source.owners.as_ref())?, &mut None).await,
+        };
+        match applied {
             Ok(applied) => {
                 let mut outcome = match written {
                     Some(written) => returning.outcome(&ctx, written, Some(applied.versions)).await?,
@@ -79,6 +93,13 @@ pub(crate) async fn insert(
         }
         ctx = ctx.renewed();
     }
+}
+
+/// Appends rows to a stream and wakes those who listen.
+fn append(ctx: &StatementContext, table: &Table, rows: RecordBatch) -> Result<Applied, EngineError> {
+    let versions = ctx.instance.database().insert_into_stream(table, rows)?;
+    ctx.instance.live().stream_grew(table.id);
+    Ok(Applied { versions, seq: Some(versions.seq) })
 }
 
 /// The table as RETURNING sees it.

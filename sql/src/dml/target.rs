@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Value as SqlValue, ValueWithSpan, Visit, Visitor};
-use kalamdb_engine::{DELETED, SEQ, Table, TableKind, UPDATED};
+use kalamdb_engine::{DELETED, SEQ, TS, Table, TableKind, UPDATED};
 use serde_json::Value;
 
 use crate::dialect::position;
@@ -13,7 +13,7 @@ use crate::names;
 use crate::provider::{ROW_ADDRESS, USER, check_write};
 use crate::statement::StatementContext;
 
-/// Finds a table to write to.
+/// Finds a table to insert into.
 ///
 /// # Errors
 /// [`ErrorCode::TableNotFound`] and the like; [`ErrorCode::PermissionDenied`].
@@ -21,11 +21,22 @@ pub(super) fn table(ctx: &StatementContext, name: &ObjectName) -> Result<Arc<Tab
     let written = names::table_ref(name)?;
     let table = names::engine_table(ctx, &written)?;
     check_write(ctx, &table).map_err(|error| error.with_position(written.position))?;
-    match table.kind {
-        TableKind::Stream => Err(Error::new(ErrorCode::Unsupported, "STREAM tables cannot be written yet")
-            .with_position(written.position)),
-        _ => Ok(table),
+    Ok(table)
+}
+
+/// Finds a table of which rows are to be changed or deleted.
+///
+/// # Errors
+/// As [`table`]; [`ErrorCode::InvalidStatement`] for a STREAM table.
+pub(super) fn changeable(ctx: &StatementContext, name: &ObjectName) -> Result<Arc<Table>> {
+    let table = table(ctx, name)?;
+    if table.kind != TableKind::Stream {
+        return Ok(table);
     }
+    let message = format!("rows of STREAM table {} cannot be changed or deleted", table.qualified_name());
+    Err(Error::new(ErrorCode::InvalidStatement, message)
+        .with_hint("they are events: they leave by themselves, see the options retention and max_buffer")
+        .with_position(names::table_ref(name)?.position))
 }
 
 /// What a written column name means.
@@ -56,7 +67,7 @@ pub(super) fn column(ctx: &StatementContext, table: &Table, ident: &Ident) -> Re
         }
         None => {}
     }
-    if matches!(name.as_str(), SEQ | UPDATED | DELETED | USER) {
+    if matches!(name.as_str(), SEQ | UPDATED | DELETED | TS | USER) {
         let message = format!("system column {name} cannot be written");
         return Err(Error::new(ErrorCode::InvalidStatement, message).with_position(at));
     }

@@ -17,7 +17,7 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
-use kalamdb_engine::{DELETED, SEQ, TableSchema, UPDATED, UserId};
+use kalamdb_engine::{DELETED, SEQ, TS, TableSchema, UPDATED, UserId};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::json::{RowEncoder, RowFormat};
@@ -187,7 +187,8 @@ impl Inputs {
 fn input(field: &Field, table: &TableSchema) -> Result<Input> {
     match field.name().as_str() {
         SEQ => Ok(Input::Seq),
-        UPDATED => Ok(Input::Updated),
+        // A STREAM table has the time of an insert under another name.
+        UPDATED | TS => Ok(Input::Updated),
         DELETED => Ok(Input::Deleted),
         name => {
             let index =

@@ -14,6 +14,7 @@ use crate::live::cursor::Cursor;
 use crate::live::entry::{End, Entry};
 use crate::live::evaluator::evaluate;
 use crate::live::event::{self, Encoded, LiveEvent, Outgoing};
+use crate::live::listen::Listenings;
 use crate::live::manager::Shared;
 use crate::live::outbox::Next;
 use crate::live::snapshot::{Asked, Rows};
@@ -32,6 +33,10 @@ pub(crate) struct Connection {
     pending: VecDeque<Outgoing>,
     /// Subscriptions whose end the client was told.
     told: Vec<bool>,
+    /// Streams, which are not in the log.
+    streams: Listenings,
+    /// True if the last turn was that of the streams.
+    streamed: bool,
     heartbeat_at: Instant,
     /// The last id that went out.
     last_id: Option<Cursor>,
@@ -43,13 +48,17 @@ enum Phase {
     Snapshots(Box<Snapshots>),
     CatchUp(Box<CatchUp>),
     Live,
+    /// There are streams only: nothing comes from the log.
+    Streams,
     Ended,
 }
 
 /// Initial rows: of the subscriptions in order, one after another, all at the same snapshot.
 struct Snapshots {
     context: Arc<StatementContext>,
-    feed: Feed,
+    /// What follows the snapshot in the log; none if these are streams that begin again, while the connection keeps its
+    /// place in the log.
+    feed: Option<Feed>,
     /// Subscriptions still to come, with the current one first.
     queue: VecDeque<usize>,
     rows: Option<Rows>,
@@ -80,6 +89,7 @@ impl Connection {
     ) -> Self {
         let heartbeat_at = Instant::now() + shared.options.heartbeat;
         let told = vec![false; entry.subscriptions.len()];
+        let streams = Listenings::of(&entry);
         let mut connection = Self {
             shared,
             entry,
@@ -88,6 +98,8 @@ impl Connection {
             phase: Phase::Ended,
             pending: VecDeque::new(),
             told,
+            streams,
+            streamed: false,
             heartbeat_at,
             last_id: None,
             from_the_start: false,
@@ -107,16 +119,27 @@ impl Connection {
                 self.from_the_start = from_the_start;
                 self.entry.outbox.set_cursor(cursor);
                 self.ready(cursor.complete(), false);
-                if cursor.newest() > self.shared.visible() {
+                if self.entry.open_in_log().next().is_some() && cursor.newest() > self.shared.visible() {
                     // Not a place in this log: a restored backup, or a made-up id.
-                    self.reset("cursor_unknown");
+                    let all = self.entry.open().map(|(index, _)| index).collect();
+                    self.reset("cursor_unknown", all);
                 } else {
                     if let Some(ready) = self.pending.back_mut() {
                         ready.cursor = Some(cursor);
                     }
-                    self.catch_up();
+                    self.resume();
                 }
             }
+        }
+    }
+
+    /// Goes on from the connection's place in the log. Streams have none: what came meanwhile is not known.
+    fn resume(&mut self) {
+        let streams = self.entry.open().filter(|(_, s)| s.stream.is_some() && s.snapshot);
+        let streams: Vec<usize> = streams.map(|(index, _)| index).collect();
+        match streams.is_empty() {
+            true => self.follow(),
+            false => self.begin_streams_again("not_resumable", streams),
         }
     }
 
@@ -147,6 +170,12 @@ impl Connection {
                 self.heartbeat();
                 continue;
             }
+            // In turns, so that a busy stream does not hold back the log.
+            if !self.streamed && self.take_streams() {
+                self.streamed = true;
+                continue;
+            }
+            self.streamed = false;
             self.advance().await;
         }
     }
@@ -155,6 +184,9 @@ impl Connection {
     async fn advance(&mut self) {
         match &mut self.phase {
             Phase::Ended => {}
+            Phase::Streams => {
+                timeout_at(self.heartbeat_at, self.entry.outbox.woken()).await.ok();
+            }
             Phase::Live => {
                 let Ok(next) = timeout_at(self.heartbeat_at, self.entry.outbox.next()).await else { return };
                 match next {
@@ -176,7 +208,7 @@ impl Connection {
                     tokio::select! {
                         biased;
                         commit = state.feed.next() => Some(commit),
-                        () = self.entry.outbox.signalled() => None,
+                        () = self.entry.outbox.woken() => None,
                     }
                 };
                 if let Ok(Some(commit)) = timeout_at(self.heartbeat_at, step).await {
@@ -206,10 +238,20 @@ impl Connection {
         let feed = self.shared.database.feed(seq);
         self.entry.outbox.set_cursor(Cursor::after(seq));
         self.phase = if wanted.is_empty() {
-            Phase::CatchUp(Box::new(CatchUp { feed, line: None }))
+            self.follows(feed)
         } else {
+            let feed = Some(feed);
             Phase::Snapshots(Box::new(Snapshots { context, feed, queue: wanted.into(), rows: None }))
         };
+    }
+
+    /// Streams that begin again with what their buffers hold, while everything else goes on from its place in the log.
+    fn begin_streams_again(&mut self, reason: &str, streams: Vec<usize>) {
+        self.shared.hub.leave(&self.entry);
+        self.entry.outbox.fall_back();
+        self.tell_reset(reason, &streams);
+        let (context, queue) = ((self.renew)(), streams.into());
+        self.phase = Phase::Snapshots(Box::new(Snapshots { context, feed: None, queue, rows: None }));
     }
 
     fn snapshot_step(&mut self, step: SnapshotStep) {
@@ -217,23 +259,37 @@ impl Connection {
         let seq = snapshots.context.snapshot.seq();
         match step {
             SnapshotStep::Batch { index, rows, first, last } => {
-                let subscription = &self.entry.subscriptions[index];
-                let data = event::snapshot(&subscription.prefix, &rows, seq, first, last);
-                let very_last = last && snapshots.queue.is_empty();
+                let very_last = last && snapshots.queue.is_empty() && snapshots.feed.is_some();
                 let cursor = very_last.then(|| Cursor::after(seq));
+                let subscription = &self.entry.subscriptions[index];
+                let seq = match &subscription.stream {
+                    None => seq,
+                    Some(source) => {
+                        match snapshots.context.streams.view(&snapshots.context, &subscription.table) {
+                            Ok(view) => {
+                                self.streams.heard(index, view.number);
+                                source.delivered(view.number, view.seq);
+                                view.seq
+                            }
+                            Err(error) => return self.fail(index, &error),
+                        }
+                    }
+                };
+                let data = event::snapshot(&subscription.prefix, &rows, seq, first, last);
                 self.pending
                     .push_back(Outgoing::of_subscription(index, "snapshot", data).with_cursor(cursor));
             }
             SnapshotStep::Failed { index, error } => self.fail(index, &error),
             SnapshotStep::Done => {
+                let Phase::Snapshots(snapshots) = std::mem::replace(&mut self.phase, Phase::Ended) else {
+                    return;
+                };
+                let Some(feed) = snapshots.feed else { return self.follow() };
                 if self.last_id.is_none_or(|id| id.complete() < seq) {
                     // The last subscription failed or was killed: the others must know where they are.
                     self.pending.push_back(Outgoing::marker(Cursor::after(seq)));
                 }
-                let Phase::Snapshots(snapshots) = std::mem::replace(&mut self.phase, Phase::Ended) else {
-                    return;
-                };
-                self.phase = Phase::CatchUp(Box::new(CatchUp { feed: snapshots.feed, line: None }));
+                self.phase = self.follows(feed);
             }
         }
     }
@@ -243,7 +299,39 @@ impl Connection {
         self.pending.push_back(Outgoing::of_subscription(index, "error", data));
     }
 
+    // ---- streams
+
+    /// True if something was taken from the streams.
+    fn take_streams(&mut self) -> bool {
+        if matches!(self.phase, Phase::Snapshots(_)) {
+            return false;
+        }
+        let taken = self.streams.take(&self.entry);
+        let any = !taken.events.is_empty() || !taken.lost.is_empty();
+        self.pending.extend(taken.events);
+        if !taken.lost.is_empty() {
+            self.begin_streams_again("evicted", taken.lost);
+        }
+        any
+    }
+
     // ---- catching up
+
+    /// What follows the log from the connection's own cursor, if anything of it does.
+    fn follow(&mut self) {
+        if self.entry.open_in_log().next().is_some() {
+            self.catch_up();
+        } else {
+            self.phase = Phase::Streams;
+        }
+    }
+
+    fn follows(&self, feed: Feed) -> Phase {
+        match self.entry.open_in_log().next() {
+            Some(_) => Phase::CatchUp(Box::new(CatchUp { feed, line: None })),
+            None => Phase::Streams,
+        }
+    }
 
     /// Reads commits from the connection's own cursor.
     fn catch_up(&mut self) {
@@ -259,7 +347,10 @@ impl Connection {
                 self.entry.outbox.set_cursor(Cursor::after(first.saturating_sub(1)));
                 self.catch_up();
             }
-            Err(EngineError::Expired { .. }) => self.reset("cursor_expired"),
+            Err(EngineError::Expired { .. }) => {
+                let in_log = self.entry.open_in_log().map(|(index, _)| index).collect();
+                self.reset("cursor_expired", in_log);
+            }
             Err(error) => self.fail_all(&error.into()),
         }
     }
@@ -303,18 +394,21 @@ impl Connection {
         }
     }
 
-    /// The log no longer holds the connection's place: the client begins again.
-    fn reset(&mut self, reason: &str) {
+    /// The log does not hold the connection's place: the client begins again.
+    fn reset(&mut self, reason: &str, subscriptions: Vec<usize>) {
         self.shared.hub.leave(&self.entry);
         self.entry.outbox.fall_back();
         self.from_the_start = false;
-        let open: Vec<usize> = self.entry.open().map(|(index, _)| index).collect();
-        for &index in &open {
+        self.tell_reset(reason, &subscriptions);
+        self.last_id = None;
+        self.snapshots((self.renew)(), subscriptions);
+    }
+
+    fn tell_reset(&mut self, reason: &str, subscriptions: &[usize]) {
+        for &index in subscriptions {
             let data = event::reason(&self.entry.subscriptions[index].prefix, reason);
             self.pending.push_back(Outgoing::of_subscription(index, "reset", data));
         }
-        self.last_id = None;
-        self.snapshots((self.renew)(), open);
     }
 
     fn fail_all(&mut self, error: &Error) {
@@ -371,6 +465,7 @@ impl Connection {
     /// The client knows that this subscription is over.
     fn over(&mut self, index: usize) {
         self.told[index] = true;
+        self.streams.stop(index);
         self.shared.remove(&self.entry, index);
         if self.told.iter().all(|told| *told) {
             self.phase = Phase::Ended;
@@ -395,8 +490,12 @@ impl Connection {
 
     fn heartbeat(&mut self) {
         self.heartbeat_at = Instant::now() + self.shared.options.heartbeat;
-        let cursor = self.entry.outbox.idle_cursor(self.shared.hub.delivered());
-        let with_id = !matches!(self.phase, Phase::Snapshots(_));
+        let cursor = match self.phase {
+            // The log has nothing for it: it is always at its end.
+            Phase::Streams => Cursor::after(self.shared.visible()),
+            _ => self.entry.outbox.idle_cursor(self.shared.hub.delivered()),
+        };
+        let with_id = !matches!(self.phase, Phase::Snapshots(_) | Phase::Streams);
         if with_id && self.last_id != Some(cursor) {
             self.pending.push_back(Outgoing::marker(cursor));
         }

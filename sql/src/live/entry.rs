@@ -9,6 +9,7 @@ use kalamdb_engine::{PartitionId, Table};
 use crate::auth::Identity;
 use crate::live::outbox::Outbox;
 use crate::live::program::Program;
+use crate::live::stream::Source;
 
 /// A connection: owned by the manager until its feed is dropped.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub(crate) struct Subscription {
     pub(crate) table: Arc<Table>,
     pub(crate) partition: PartitionId,
     pub(crate) program: Arc<Program>,
+    /// Where its rows come from, if its table is a STREAM table; otherwise it is the log.
+    pub(crate) stream: Option<Source>,
     /// Set once: the subscription is over.
     pub(crate) end: OnceLock<End>,
     pub(crate) counters: Counters,
@@ -92,6 +95,11 @@ impl Entry {
         if self.subscriptions[index].end.set(end).is_ok() {
             self.outbox.signal();
         }
+    }
+
+    /// The subscriptions that go on and follow the log.
+    pub(crate) fn open_in_log(&self) -> impl Iterator<Item = (usize, &Subscription)> {
+        self.open().filter(|(_, subscription)| subscription.stream.is_none())
     }
 
     /// The subscriptions that go on.

@@ -55,14 +55,20 @@ async fn follow(database: &Arc<Database>, hub: &Hub, start: u64) -> Result<(), E
 struct Delivery {
     entry: Arc<Entry>,
     index: u32,
-    events: Arc<[Shared]>,
+    events: Arc<[Ready]>,
 }
 
 /// An event whose bytes all subscriptions of the same query and name share.
-struct Shared {
-    event: &'static str,
-    data: Bytes,
-    rows: u32,
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) event: &'static str,
+    pub(crate) data: Bytes,
+    pub(crate) rows: u32,
+}
+
+/// The events of subscriptions whose data begins with `prefix`.
+pub(crate) fn ready(encoded: &[Encoded], prefix: &[u8]) -> Arc<[Ready]> {
+    encoded.iter().map(|e| Ready { event: e.event, data: e.data(prefix), rows: e.rows }).collect()
 }
 
 fn hand_over(
@@ -95,14 +101,11 @@ fn hand_over(
 }
 
 fn address(group: &Group, encoded: &[Encoded], deliveries: &mut Vec<Delivery>) {
-    let mut by_name: HashMap<Arc<str>, Arc<[Shared]>> = HashMap::new();
+    let mut by_name: HashMap<Arc<str>, Arc<[Ready]>> = HashMap::new();
     for ((_, index), entry) in group.members.lock().iter() {
         let subscription = &entry.subscriptions[*index as usize];
-        let events = by_name.entry(subscription.name.clone()).or_insert_with(|| {
-            let shared =
-                |e: &Encoded| Shared { event: e.event, data: e.data(&subscription.prefix), rows: e.rows };
-            encoded.iter().map(shared).collect()
-        });
+        let events =
+            by_name.entry(subscription.name.clone()).or_insert_with(|| ready(encoded, &subscription.prefix));
         deliveries.push(Delivery { entry: entry.clone(), index: *index, events: events.clone() });
     }
 }
@@ -124,7 +127,11 @@ pub(crate) fn evaluate(
         // Rows of a table that is gone interest nobody.
         return Vec::new();
     };
-    let at = At { seq: commit.seq, time_us: commit.time_us, schema: &schema };
+    run_program(program, At { seq: commit.seq, time_us: commit.time_us, schema: &schema }, change)
+}
+
+/// What a change does to a result; a failure becomes the event that ends the subscription.
+pub(crate) fn run_program(program: &Program, at: At<'_>, change: &PartitionChange) -> Vec<Encoded> {
     // An expression that panics must end its own query, not the feed of everybody else.
     let result = catch_unwind(AssertUnwindSafe(|| program.evaluate(at, change)))
         .unwrap_or_else(|_| Err(Error::internal("a live query's expression panicked")));

@@ -63,7 +63,7 @@ impl Hub {
         }
         let line = claimed.max(own);
         entry.outbox.join(line);
-        for (index, subscription) in entry.open() {
+        for (index, subscription) in entry.open_in_log() {
             let groups = state.partitions.entry(subscription.partition.clone()).or_default();
             let group = groups.entry(subscription.program.key.clone()).or_insert_with(|| {
                 Arc::new(Group { program: subscription.program.clone(), members: Mutex::default() })

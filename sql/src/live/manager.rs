@@ -22,6 +22,7 @@ use crate::live::hub::Hub;
 use crate::live::outbox::Outbox;
 use crate::live::program::Input;
 use crate::live::rows::{LiveQueryRow, row};
+use crate::live::stream::Topics;
 use crate::live::subscribe;
 use crate::live::{LiveFeed, LiveRequest, evaluator};
 use crate::statement::StatementContext;
@@ -31,6 +32,7 @@ use crate::statement::StatementContext;
 pub(crate) struct LiveQueryManager {
     shared: Arc<Shared>,
     evaluator: JoinHandle<()>,
+    waker: JoinHandle<()>,
 }
 
 /// What the manager and its connections share.
@@ -39,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) database: Arc<Database>,
     pub(crate) options: LiveOptions,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) topics: Arc<Topics>,
     registry: Mutex<Registry>,
     next_number: AtomicU64,
     shut_down: AtomicBool,
@@ -56,15 +59,21 @@ impl LiveQueryManager {
     pub(crate) fn start(database: Arc<Database>, options: LiveOptions) -> Self {
         let hub = Arc::new(Hub::default());
         let evaluator = tokio::spawn(evaluator::run(database.clone(), hub.clone()));
+        let topics = Arc::new(Topics::default());
+        let waker = tokio::spawn({
+            let topics = topics.clone();
+            async move { topics.run().await }
+        });
         let shared = Shared {
             database,
             options,
             hub,
+            topics,
             registry: Mutex::default(),
             next_number: AtomicU64::new(1),
             shut_down: AtomicBool::new(false),
         };
-        Self { shared: Arc::new(shared), evaluator }
+        Self { shared: Arc::new(shared), evaluator, waker }
     }
 
     /// Opens a feed: checks and compiles every subscription and registers the connection. The subscriptions are listed
@@ -82,7 +91,8 @@ impl LiveQueryManager {
             Some(id) => Some(Cursor::parse(id)?),
         };
         let connection_id = self.shared.connection_id();
-        let (subscriptions, asked) = subscribe::all(&context, request.subscriptions, &connection_id)?;
+        let (subscriptions, asked) =
+            subscribe::all(&context, &self.shared.topics, request.subscriptions, &connection_id)?;
         let wanted = subscribe::wanting_snapshots(&subscriptions);
         let from_the_start = wanted.is_empty() && cursor == Some(Cursor::after(0));
         let first = cursor.unwrap_or(Cursor::after(context.snapshot.seq()));
@@ -160,14 +170,16 @@ impl LiveQueryManager {
         }
     }
 
-    /// Ends all subscriptions to a table that was dropped. To be called after every drop: a subscription may have
-    /// come between the check and the drop.
-    pub(crate) fn table_dropped(&self, table: TableId) {
+    /// Ends all subscriptions to tables that are gone. To be called after every drop: a subscription, or with a namespace
+    /// a table, may have come between the check and the drop.
+    pub(crate) fn tables_dropped(&self) {
+        let catalog = self.shared.database.catalog();
         let ended: Vec<(Arc<Entry>, usize)> = {
             let registry = self.shared.registry.lock();
-            let on_table =
-                |(entry, index): &&(Arc<Entry>, usize)| entry.subscriptions[*index].table.id == table;
-            registry.live_ids.values().filter(on_table).cloned().collect()
+            let gone = |(entry, index): &&(Arc<Entry>, usize)| {
+                catalog.table_by_id(entry.subscriptions[*index].table.id).is_none()
+            };
+            registry.live_ids.values().filter(gone).cloned().collect()
         };
         for (entry, index) in ended {
             self.shared.end(&entry, index, End::TableDropped);
@@ -203,6 +215,12 @@ impl LiveQueryManager {
             }
         }
         self.evaluator.abort();
+        self.waker.abort();
+    }
+
+    /// Rows were inserted into a STREAM table.
+    pub(crate) fn stream_grew(&self, table: TableId) {
+        self.shared.topics.grew(table);
     }
 }
 
@@ -256,6 +274,9 @@ impl Shared {
             by_partition,
             created_at: self.now_micros(),
         });
+        for (index, _) in entry.subscriptions.iter().enumerate().filter(|(_, s)| s.stream.is_some()) {
+            self.topics.join(&entry, index);
+        }
         let mut registry = self.registry.lock();
         for (index, subscription) in entry.subscriptions.iter().enumerate() {
             registry.live_ids.insert(subscription.live_id.clone(), (entry.clone(), index));
@@ -287,13 +308,19 @@ impl Shared {
 
     /// Takes a subscription that is over out of everything.
     pub(crate) fn remove(&self, entry: &Entry, index: usize) {
-        self.hub.leave_one(entry, index);
+        match entry.subscriptions[index].stream {
+            Some(_) => self.topics.leave(entry, index),
+            None => self.hub.leave_one(entry, index),
+        }
         self.registry.lock().live_ids.remove(&entry.subscriptions[index].live_id);
     }
 
     /// Takes a connection and its subscriptions out of everything.
     pub(crate) fn disconnect(&self, entry: &Entry) {
         self.hub.leave(entry);
+        for (index, _) in entry.subscriptions.iter().enumerate().filter(|(_, s)| s.stream.is_some()) {
+            self.topics.leave(entry, index);
+        }
         let mut registry = self.registry.lock();
         registry.connections.remove(&entry.number);
         for subscription in &entry.subscriptions {

@@ -12,6 +12,7 @@
 //! | `hub`, `evaluator` | the shared reader: each commit evaluated once per distinct query, routed by partition |
 //! | `outbox` | a connection's bounded queue and its cursor |
 //! | `cursor`, `event` | event ids and event data |
+//! | `stream`, `listen` | subscriptions to STREAM tables, which are in no log |
 //!
 //! Every connection starts by reading commits itself, from its snapshot or from the id it resumes with. Once it has
 //! caught up it takes its events from the shared evaluator through a bounded queue. If the queue runs over, the
@@ -24,19 +25,21 @@ mod entry;
 mod evaluator;
 mod event;
 mod hub;
+mod listen;
 mod manager;
 mod outbox;
 mod program;
 mod rows;
 mod shape;
 mod snapshot;
+mod stream;
 mod subscribe;
 
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use futures::stream::{self, BoxStream};
+use futures::stream::{BoxStream, unfold};
 use futures::{Stream, StreamExt};
 
 use connection::Connection;
@@ -85,7 +88,7 @@ pub struct LiveFeed {
 impl LiveFeed {
     fn new(connection_id: String, connection: Connection) -> Self {
         let next = |mut connection: Connection| async move { Some((connection.next().await?, connection)) };
-        Self { connection_id, events: stream::unfold(connection, next).boxed() }
+        Self { connection_id, events: unfold(connection, next).boxed() }
     }
 
     /// The id of the connection, as `ready` gives it.

@@ -32,6 +32,8 @@ struct State {
     bytes: usize,
     cursor: Cursor,
     signal: bool,
+    /// True if a stream that the connection listens to has more rows.
+    streams: bool,
     waker: Option<Waker>,
 }
 
@@ -49,7 +51,7 @@ enum Mode {
 pub(crate) enum Next {
     /// Sends this event.
     Event(Outgoing),
-    /// Looks at what happened to its subscriptions.
+    /// Looks at what happened to its subscriptions and streams.
     Signal,
     /// Catches up from its cursor.
     FellBack,
@@ -64,6 +66,7 @@ impl Outbox {
             bytes: 0,
             cursor,
             signal: false,
+            streams: false,
             waker: None,
         };
         Self { limit, state: Mutex::new(state) }
@@ -142,11 +145,32 @@ impl Outbox {
         std::mem::take(&mut self.state.lock().signal)
     }
 
+    /// Tells the connection that one of its streams has more rows.
+    pub(crate) fn streams_grew(&self) {
+        let mut state = self.state.lock();
+        state.streams = true;
+        state.wake();
+    }
+
+    /// True once after a [`Outbox::streams_grew`].
+    pub(crate) fn take_streams(&self) -> bool {
+        std::mem::take(&mut self.state.lock().streams)
+    }
+
     /// Waits for a signal and leaves it there.
     pub(crate) async fn signalled(&self) {
+        self.until(|state| state.signal).await;
+    }
+
+    /// Waits for a signal or for rows of a stream, and leaves them there.
+    pub(crate) async fn woken(&self) {
+        self.until(|state| state.signal || state.streams).await;
+    }
+
+    async fn until(&self, condition: impl Fn(&State) -> bool) {
         poll_fn(|context| {
             let mut state = self.state.lock();
-            if state.signal {
+            if condition(&state) {
                 return Poll::Ready(());
             }
             state.waker = Some(context.waker().clone());
@@ -167,6 +191,7 @@ impl Outbox {
             }
             match state.pop() {
                 Some(event) => Poll::Ready(Next::Event(event)),
+                None if state.streams => Poll::Ready(Next::Signal),
                 None => {
                     state.waker = Some(context.waker().clone());
                     Poll::Pending

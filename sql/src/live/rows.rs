@@ -26,9 +26,9 @@ pub(crate) struct LiveQueryRow {
     pub(crate) options: String,
     /// `live` or `catching_up`.
     pub(crate) state: &'static str,
-    /// Everything up to and including this commit was delivered.
+    /// Everything up to and including this commit was delivered; of a stream, the last insert that was.
     pub(crate) position_seq: Seq,
-    /// Commits it is behind the newest.
+    /// Commits it is behind the newest; of a stream, inserts.
     pub(crate) lag: u64,
     /// Rows reported changed so far.
     pub(crate) changes: u64,
@@ -52,6 +52,13 @@ pub(crate) fn row(
 ) -> LiveQueryRow {
     let counters = &subscription.counters;
     let updated_at = counters.updated_at.load(Ordering::Relaxed);
+    let (live, position, lag) = match &subscription.stream {
+        Some(source) => {
+            let (position, behind) = source.place();
+            (true, position, behind)
+        }
+        None => (live, cursor.complete(), visible.saturating_sub(cursor.complete())),
+    };
     LiveQueryRow {
         live_id: subscription.live_id.clone(),
         connection_id: entry.id.clone(),
@@ -62,8 +69,8 @@ pub(crate) fn row(
         query: subscription.query.to_string(),
         options: json!({"last_rows": subscription.last_rows, "snapshot": subscription.snapshot}).to_string(),
         state: if live { "live" } else { "catching_up" },
-        position_seq: cursor.complete(),
-        lag: visible.saturating_sub(cursor.complete()),
+        position_seq: position,
+        lag,
         changes: counters.changes.load(Ordering::Relaxed),
         bytes_sent: counters.bytes.load(Ordering::Relaxed),
         node_id: node,

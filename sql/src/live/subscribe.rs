@@ -16,6 +16,7 @@ use crate::live::event::subscription_prefix;
 use crate::live::program::Program;
 use crate::live::shape::{self, Source};
 use crate::live::snapshot::Asked;
+use crate::live::stream::Topics;
 use crate::names;
 use crate::statement::StatementContext;
 
@@ -32,6 +33,7 @@ const MAX_LAST_ROWS: u64 = 100_000;
 /// What is wrong with the first that cannot be.
 pub(crate) fn all(
     context: &Arc<StatementContext>,
+    topics: &Topics,
     requests: Vec<SubscriptionRequest>,
     connection_id: &str,
 ) -> Result<(Vec<Subscription>, Vec<Asked>)> {
@@ -51,7 +53,8 @@ pub(crate) fn all(
         if !names.insert(name.clone()) {
             return Err(invalid(format!("two subscriptions have the id {name:?}")));
         }
-        let (subscription, select) = one(context, request, &name, format!("{connection_id}-{}", index + 1))?;
+        let (subscription, select) =
+            one(context, topics, request, &name, format!("{connection_id}-{}", index + 1))?;
         subscriptions.push(subscription);
         asked.push(select);
     }
@@ -69,6 +72,7 @@ fn invalid(message: String) -> Error {
 
 fn one(
     context: &Arc<StatementContext>,
+    topics: &Topics,
     request: SubscriptionRequest,
     name: &str,
     live_id: String,
@@ -83,9 +87,18 @@ fn one(
     let program = program(context, &statement, &request.params, &table)?;
     let key = table.schema.key_indices().iter().map(|&i| table.schema.columns()[i].name.clone()).collect();
     let user = (table.kind == TableKind::User).then(|| context.identity.user.clone());
+    let (name, prefix): (Arc<str>, _) = (name.into(), subscription_prefix(name));
+    let program = Arc::new(program);
+    let stream = match table.kind {
+        TableKind::Stream => {
+            let stream = context.instance.database().stream(&table)?;
+            Some(topics.source(table.id, stream, name.clone(), &prefix, &program))
+        }
+        _ => None,
+    };
     let subscription = Subscription {
-        name: name.into(),
-        prefix: subscription_prefix(name),
+        name,
+        prefix,
         live_id,
         query: request.sql.into(),
         last_rows: request.last_rows,
@@ -93,7 +106,8 @@ fn one(
         // A USER table is the session's own partition, whatever the text says.
         partition: PartitionId { table: table.id, user },
         table,
-        program: Arc::new(program),
+        program,
+        stream,
         end: OnceLock::new(),
         counters: Counters::default(),
     };

@@ -29,7 +29,9 @@ pub(crate) fn check_read(ctx: &StatementContext, table: &Table) -> Result<Readab
     match table.kind {
         TableKind::System if table.name.as_str() == USERS => Ok(Readable::OwnRows),
         TableKind::System => Err(denied(table, "read")),
-        TableKind::Shared if table.options.access == Access::Private => Err(denied(table, "read")),
+        TableKind::Shared | TableKind::Stream if table.options.access == Access::Private => {
+            Err(denied(table, "read"))
+        }
         _ => Ok(Readable::All),
     }
 }
@@ -46,8 +48,10 @@ pub(crate) fn check_write(ctx: &StatementContext, table: &Table) -> Result<()> {
                 .with_hint("use CREATE USER, ALTER USER, DROP USER and the other statements made for it"));
         }
         TableKind::System => true,
-        TableKind::Shared => table.options.access != Access::Public && ctx.role() < Role::Dba,
-        TableKind::User | TableKind::Stream => false,
+        TableKind::Shared | TableKind::Stream => {
+            table.options.access != Access::Public && ctx.role() < Role::Dba
+        }
+        TableKind::User => false,
     };
     if refused { Err(denied(table, "write")) } else { Ok(()) }
 }

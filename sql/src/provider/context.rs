@@ -21,6 +21,7 @@ use kalamdb_engine::{Table, TableKind};
 use super::access::{Readable, check_read};
 use super::scan::Scans;
 use super::shape::{Extension, Shape};
+use super::stream::StreamTable;
 use super::table::EngineTable;
 use crate::dialect::TableRef;
 use crate::error::{Error, ErrorCode, Result};
@@ -113,7 +114,8 @@ impl<'a> Binder<'a> {
     fn table(&self, name: &TableReference, table: &Arc<Table>) -> Result<Arc<dyn TableSource>> {
         let readable = check_read(self.ctx, table)?;
         if table.kind == TableKind::Stream {
-            return Err(Error::new(ErrorCode::Unsupported, "STREAM tables cannot be queried yet"));
+            let stream = StreamTable::new(self.ctx.clone(), table.clone(), self.shape(table));
+            return Ok(provider_as_source(Arc::new(stream)));
         }
         let own_rows = readable == Readable::OwnRows;
         let shape = if own_rows {

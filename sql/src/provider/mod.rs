@@ -4,12 +4,14 @@ mod access;
 mod context;
 mod scan;
 mod shape;
+mod stream;
 mod table;
 
 pub(crate) use access::{check_read, check_write};
 pub(crate) use context::{Binder, Naming};
 pub(crate) use scan::Scans;
 pub(crate) use shape::{Shape, ShapeCache};
+pub(crate) use stream::StreamViews;
 pub(crate) use table::EngineTable;
 
 /// The virtual column that holds the owner of a row of a USER table; `dba` and above can name it.

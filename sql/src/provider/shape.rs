@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use kalamdb_engine::{Table, TableId, TableKind};
+use kalamdb_engine::{Table, TableId, TableKind, stream_fields};
 use parking_lot::Mutex;
 
 use super::{ROW_ADDRESS, USER};
@@ -20,7 +20,7 @@ const KEPT: usize = 10_000;
 /// Which columns a statement can name besides the declared ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Extension {
-    /// `_seq`, `_updated`, `_deleted`.
+    /// `_seq`, `_updated`, `_deleted`; of STREAM tables `_seq`, `_ts`.
     pub(crate) system: bool,
     /// `_user`, on USER tables.
     pub(crate) user: bool,
@@ -58,10 +58,13 @@ impl Shape {
         }
         let declared = fields.len();
         if extension.system {
-            for at in columns.len()..storage.fields().len() {
-                fields.push(storage.fields()[at].clone());
-                sources.push(ScanColumn::Stored(at));
-            }
+            let stored = storage.fields()[columns.len()..].to_vec();
+            let system = match table.kind {
+                TableKind::Stream => stream_fields().map(Arc::new).to_vec(),
+                _ => stored,
+            };
+            sources.extend((columns.len()..).take(system.len()).map(ScanColumn::Stored));
+            fields.extend(system);
         }
         if extension.user {
             fields.push(Arc::new(Field::new(USER, DataType::Utf8View, true)));

@@ -16,7 +16,7 @@ use datafusion::sql::sqlparser::ast::{
     SelectItem, SelectItemQualifiedWildcardKind, TableFactor, TableWithJoins, Visit, VisitMut, Visitor,
     VisitorMut, WildcardAdditionalOptions,
 };
-use kalamdb_engine::{DELETED, SEQ, UPDATED};
+use kalamdb_engine::{DELETED, SEQ, TS, UPDATED};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::provider::{Binder, Naming, ROW_ADDRESS, USER};
@@ -42,7 +42,7 @@ impl Visitor for Names {
             _ => None,
         };
         match name.map(normal).as_deref() {
-            Some(SEQ | UPDATED | DELETED) => self.found.system = true,
+            Some(SEQ | UPDATED | DELETED | TS) => self.found.system = true,
             Some(USER) => self.found.user = true,
             Some(ROW_ADDRESS) => self.found.address = true,
             _ => {}

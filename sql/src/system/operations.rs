@@ -141,6 +141,7 @@ async fn metrics(ctx: &StatementContext) -> Result<Vec<Vec<Cell>>> {
     let loaded = database.loaded_partitions();
     let facts =
         loaded.iter().fold(PartitionFacts::default(), |sum, (_, version)| sum + PartitionFacts::of(version));
+    let streams = database.streams().stats();
     let values = [
         ("kalamdb_tables", ctx.catalog.tables().count() as u64),
         ("kalamdb_namespaces", ctx.catalog.namespaces().count() as u64),
@@ -149,6 +150,8 @@ async fn metrics(ctx: &StatementContext) -> Result<Vec<Vec<Cell>>> {
         ("kalamdb_hot_bytes", facts.hot_bytes),
         ("kalamdb_segments", facts.segments),
         ("kalamdb_segment_bytes", facts.segment_bytes),
+        ("kalamdb_stream_rows", streams.rows),
+        ("kalamdb_stream_bytes", streams.bytes as u64),
         ("kalamdb_visible_seq", database.visible()),
         ("kalamdb_live_queries", ctx.instance.live().list().len() as u64),
         ("kalamdb_running_statements", ctx.instance.running().list().len() as u64),

@@ -7,3 +7,4 @@ mod filters;
 mod harness;
 mod refusals;
 mod resume;
+mod streams;
