@@ -4,6 +4,7 @@ mod altered;
 mod connections;
 mod exactness;
 mod filters;
+mod guarantees;
 mod harness;
 mod refusals;
 mod resume;
