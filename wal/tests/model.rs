@@ -3,6 +3,11 @@
 //! The modules are the very sources of the crate, compiled here against loom's primitives instead of the standard
 //! library's: they take everything concurrent from `super::sync`. So nothing in the crate knows of the model checker,
 //! and this runs in an ordinary `cargo test`.
+//!
+//! A model that finds nothing proves nothing, so it was held against code that is wrong. Each of these ends in a deadlock
+//! that loom reports: a waiting thread, or a waiting task, that does not look again under the lock before it goes to
+//! sleep (`Progress::wait_blocking`, `Wait::poll`); a writer that takes a group and does not tell those whom a full queue
+//! holds up (`Queue::take`); an appender that does not wake an idle writer (`Queue::after`).
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "the modules are used in part")]
 
 #[path = "../src/crc.rs"]
