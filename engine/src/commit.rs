@@ -17,7 +17,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parking_lot::MutexGuard;
 
 use crate::catalog::{Catalog, Guard, Table};
-use crate::codec::record::{PartBody, Target};
+use crate::codec::record::{PartBody, Replaced, Target};
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::feed::{Commit, PartitionChange};
@@ -28,6 +28,7 @@ use crate::partition::{CommitState, Partition, Version};
 use crate::segment::find::Found;
 use crate::segment::{Relocated, Segment};
 use crate::sequencer::Answer;
+use crate::tombstones;
 use crate::view::{ChunkView, PartitionView, Place};
 use crate::write::PartitionWrite;
 
@@ -56,6 +57,8 @@ pub(crate) struct Prepared {
     deleted: Option<KeyRows>,
     /// Keys that must be free: of inserted rows and of updates that change the key.
     claims: Vec<Claim>,
+    /// The tombstones that hold claimed keys, as far as is known; `body` has what they hold.
+    replaced: Vec<Place>,
     /// The segments in which the claims were looked up.
     segments: Arc<[Arc<Segment>]>,
     /// Segments that rows of the view were followed to.
@@ -97,10 +100,11 @@ impl Prepared {
             None => None,
         };
         fit::no_place_twice(&superseded)?;
-        let body = PartBody { inserted, replaced: Vec::new(), updated, deleted };
+        let body = PartBody { inserted, replaced: Replaced::default(), updated, deleted };
         let mut prepared = Self {
             segments: Arc::new([]),
             followed: Vec::new(),
+            replaced: Vec::new(),
             inserted: body.inserted.as_ref().map(|rows| keys(&table, rows)).transpose()?,
             updated: body.updated.as_ref().map(|(.., new)| keys(&table, new)).transpose()?,
             deleted: body.deleted.as_ref().map(|(_, old)| keys(&table, &old.rows)).transpose()?,
@@ -151,14 +155,36 @@ impl Prepared {
         }
     }
 
-    /// Looks the claimed keys up in the segments, where memory does not already know them.
+    /// Looks the claimed keys up in the segments, where memory does not already know them, and reads the tombstones that
+    /// hold some of them.
     pub(crate) fn look_up(&mut self) -> Result<()> {
         let version = self.partition.version();
         self.follow(&version)?;
         self.segments = version.segments.clone();
-        if self.segments.is_empty() {
-            return Ok(());
+        if !self.segments.is_empty() {
+            self.look_up_segments()?;
         }
+        self.find_tombstones(&version)
+    }
+
+    /// Says which tombstones hold claimed keys. One that comes or goes before the locks are taken makes it stale.
+    fn find_tombstones(&mut self, version: &Version) -> Result<()> {
+        self.replaced.clear();
+        self.body.replaced = Replaced::default();
+        let cold = |claim: &Claim| claim.found.is_some_and(|(_, found)| found.tombstone);
+        let hot = version.memtables().any(|memtable| !memtable.tombstones.is_empty());
+        for claim in self.claims.iter().filter(|claim| hot || cold(claim)) {
+            let holder = holder(version, self.key(claim), claim.found);
+            self.replaced.extend(holder.filter(|place| is_tombstone(place, claim.found)));
+        }
+        if !self.replaced.is_empty() {
+            let (targets, old) = tombstones::read(&self.table, version, &self.replaced)?;
+            self.body.replaced = Replaced { targets, old: Some(old) };
+        }
+        Ok(())
+    }
+
+    fn look_up_segments(&mut self) -> Result<()> {
         let mut claims = std::mem::take(&mut self.claims);
         let insert_columns = self.body.inserted.as_ref().map(|rows| key_columns(&self.table, rows));
         let update_columns = self.body.updated.as_ref().map(|(.., new)| key_columns(&self.table, new));
@@ -175,11 +201,6 @@ impl Prepared {
                 }
             }
         }
-        self.body.replaced = claims
-            .iter()
-            .filter_map(|claim| claim.found.filter(|(_, found)| found.tombstone))
-            .map(|(id, found)| Target::Segment { id, row: found.row })
-            .collect();
         self.claims = claims;
         Ok(())
     }
@@ -314,6 +335,7 @@ impl Prepared {
             inserted: self.body.inserted.clone(),
             updated: self.body.updated.as_ref().map(|(_, old, new)| (old.clone(), new.clone())),
             deleted: self.body.deleted.as_ref().map(|(_, old)| old.clone()),
+            replaced: self.body.replaced.old.clone(),
         }
     }
 
@@ -359,6 +381,10 @@ pub(crate) fn apply(
     }
     let replaced: Vec<Vec<Place>> =
         prepared.iter().zip(&versions).map(|(p, v)| p.check(v)).collect::<Result<_>>()?;
+    // The record has been encoded with what the tombstones held.
+    if prepared.iter().zip(&replaced).any(|(p, replaced)| p.replaced != *replaced) {
+        return Ok(None);
+    }
     let (seq, answer) = database.sequencer().begin(|| Ok(database.log().append(record)?))?;
     let mut promise = Promise { seq, kept: false };
     let horizon = database.horizon();

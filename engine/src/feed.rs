@@ -47,6 +47,8 @@ pub struct PartitionChange {
     pub updated: Option<(OldRows, RecordBatch)>,
     /// The last versions of deleted rows.
     pub deleted: Option<OldRows>,
+    /// The last values of rows that had been deleted before, and whose keys new rows have taken: their tombstones are gone.
+    pub replaced: Option<OldRows>,
 }
 
 impl Commit {
@@ -56,6 +58,7 @@ impl Commit {
             c.inserted.as_ref().map_or(0, batch)
                 + c.updated.as_ref().map_or(0, |(old, new)| batch(&old.rows) + batch(new))
                 + c.deleted.as_ref().map_or(0, |old| batch(&old.rows))
+                + c.replaced.as_ref().map_or(0, |old| batch(&old.rows))
         };
         128 + self.changes.iter().map(change).sum::<usize>()
     }
@@ -246,6 +249,7 @@ impl Feed {
                 inserted: body.inserted,
                 updated: body.updated.map(|(_, old, new)| (old, new)),
                 deleted: body.deleted.map(|(_, old)| old),
+                replaced: body.replaced.old,
             });
         }
         Ok(Some(Arc::new(Commit { seq, time_us: raw.time_us, changes })))

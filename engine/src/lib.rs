@@ -52,6 +52,7 @@ mod stats;
 pub mod stream;
 mod sync;
 pub mod system;
+mod tombstones;
 mod transaction;
 mod types;
 mod vectors;

@@ -214,7 +214,7 @@ fn replay(
 
 /// Does what the commit did, with the rows found where they are now.
 fn apply(table: &Table, version: &Version, body: &PartBody, seq: Seq, time_us: i64) -> Result<()> {
-    for target in &body.replaced {
+    for target in &body.replaced.targets {
         if let Target::Segment { id, row } = *target
             && let Some(segment) = version.segment(id)
         {

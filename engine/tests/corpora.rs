@@ -8,7 +8,7 @@ use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use kalamdb_engine::codec::columns::put_batch;
-use kalamdb_engine::codec::record::{self, OldRows, PartBody, Target as Address};
+use kalamdb_engine::codec::record::{self, OldRows, PartBody, Replaced, Target as Address};
 use kalamdb_engine::sim::fuzz;
 use kalamdb_engine::{PartitionId, RealDisk, TIMEZONE, TableId, UserId, delete_vector};
 use kalamdb_wal::durable;
@@ -95,6 +95,16 @@ fn an_array_of_many_nulls_reads_back() {
     assert_eq!(kalamdb_engine::codec::columns::get_batch(&mut input, schema, 1).expect("readable"), batch);
 }
 
+#[test]
+fn a_record_of_format_1_is_read_without_what_its_tombstones_held() {
+    let bytes = std::fs::read(corpus("commit_record").join("update-format-1")).expect("readable");
+    assert_eq!((bytes[0], record::FORMAT), (1, 2));
+    let commit = record::decode(&bytes.into()).expect("an old record");
+    let body = commit.parts[0].decode(fuzz::schema()).expect("its rows");
+    assert_eq!((body.replaced.targets.len(), body.replaced.old.is_none()), (3, true));
+    assert_eq!(body.updated.expect("an update").2, sample(3, 0));
+}
+
 /// Rows of every type; each `gap`-th value is NULL where that may be (0: none).
 fn sample(rows: i64, gap: i64) -> RecordBatch {
     let schema = fuzz::schema().rows();
@@ -137,16 +147,24 @@ fn regenerate_the_seeds() {
         Address::Tombstone { seq: 900, index: 7 },
         Address::Segment { id: 3, row: 70_000 },
     ];
-    let insert =
-        PartBody { inserted: Some(sample(4, 3)), replaced: Vec::new(), updated: None, deleted: None };
+    let insert = PartBody {
+        inserted: Some(sample(4, 3)),
+        replaced: Replaced::default(),
+        updated: None,
+        deleted: None,
+    };
     let update = PartBody {
         inserted: None,
-        replaced: targets.clone(),
+        replaced: Replaced { targets: targets.clone(), old: Some(old(3)) },
         updated: Some((targets.clone(), old(3), sample(3, 0))),
         deleted: None,
     };
-    let delete =
-        PartBody { deleted: Some((targets, old(3))), inserted: None, replaced: Vec::new(), updated: None };
+    let delete = PartBody {
+        deleted: Some((targets, old(3))),
+        inserted: None,
+        replaced: Replaced::default(),
+        updated: None,
+    };
     let shared = PartitionId { table: TableId(1_000), user: None };
     let user = PartitionId { user: Some(UserId::new("ann").expect("a name")), ..shared.clone() };
     for (name, parts) in [

@@ -9,7 +9,10 @@ use std::time::Duration;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use common::gate::PATIENCE;
-use common::{Model, batch, commit, config, create, delete, find, insert, now, open, rows, update};
+use common::{
+    Model, batch, commit, config, create, delete, find, insert, move_keys, now, open, rows, tombstones,
+    update,
+};
 use kalamdb_engine::{Commit, Config, Database, Error, Feed, Retain, Table, TableKind};
 use kalamdb_wal::sim::{Crash, SimDisk};
 
@@ -99,6 +102,47 @@ async fn a_reader_in_time_a_late_one_and_one_after_a_restart_get_the_same_commit
         assert_eq!((a.seq, a.time_us, a.changes.len()), (b.seq, b.time_us, b.changes.len()));
         let images = |c: &Commit| format!("{:?}", c.changes);
         assert_eq!(images(a), images(b), "commit {}", a.seq);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_takes_the_key_of_a_deleted_one_brings_the_tombstone_that_goes() {
+    for flushed in [false, true] {
+        let disk = SimDisk::new();
+        let database = open(&disk).await;
+        let table = create(&database, "t", TableKind::Shared).await.unwrap();
+        database.commit(vec![insert(&table, None, &rows(1..6, "a"))]).await.unwrap();
+        let deleted = delete(&database, &table, None, |id| id % 2 == 1).await.unwrap().unwrap();
+        let deleted = database.commit(vec![deleted]).await.unwrap();
+        if flushed {
+            database.flush(&table, None).await.unwrap();
+        }
+        // One tombstone is in memory in any case.
+        commit(&database, delete(&database, &table, None, |id| id == 4).await).await.unwrap();
+        let mut early = database.feed(database.visible());
+        let again = [rows(3..5, "b"), rows(90..91, "b"), rows(1..2, "b")].concat();
+        let again = database.commit(vec![insert(&table, None, &again)]).await.unwrap().seq;
+        commit(&database, move_keys(&database, &table, None, |id| id == 90, -85).await).await.unwrap();
+        let last = database.visible();
+        let from_memory = read_to(&mut early, last).await;
+        drop(early);
+        database.commit(vec![insert(&table, None, &rows(900..901, "x"))]).await.unwrap();
+        let from_log = read_to(&mut database.feed(again - 1), last).await;
+        let after = open(&disk.crash(Crash::LoseUnsynced)).await;
+        let after_restart = read_to(&mut after.feed(again - 1), last).await;
+        for commits in [from_memory, from_log, after_restart] {
+            let replaced: Vec<_> =
+                commits.iter().filter_map(|commit| commit.changes[0].replaced.as_ref()).collect();
+            let found: Vec<_> = replaced.iter().flat_map(|old| pairs(&old.rows)).collect();
+            let expected = [rows(3..5, "a"), rows(1..2, "a"), rows(5..6, "a")].concat();
+            assert_eq!(found, expected, "flushed: {flushed}");
+            assert_eq!(
+                replaced[0].seqs.values(),
+                &[deleted.seq as i64, again as i64 - 1, deleted.seq as i64]
+            );
+            assert_eq!(replaced[0].updated.value(0), deleted.time_us);
+        }
+        assert!(tombstones(&after, &after.snapshot(), &find(&after, "t"), None).await.unwrap().is_empty());
     }
 }
 

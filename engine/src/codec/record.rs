@@ -3,7 +3,7 @@
 //! ```text
 //! record   = envelope (bincode: format, time, one PartHeader per partition) + the bodies in order
 //! body     = inserted rows
-//!          + replaced    (addresses of the tombstones that inserted rows take the place of)
+//!          + replaced    (the tombstones whose keys new rows take: addresses, commit seqs, times, last values)
 //!          + update      (addresses, commit seqs and times of the old rows; old rows; new rows)
 //!          + delete      (the same; old rows)
 //! ```
@@ -25,7 +25,9 @@ use crate::schema::TableSchema;
 use crate::types::TIMEZONE;
 
 /// The version of the record format this code writes, and the newest it reads.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
+/// Records before this format name replaced tombstones only where they were in segments, and not what they held.
+const WITH_TOMBSTONES: u8 = 2;
 
 #[derive(Debug, Encode, Decode)]
 struct Envelope {
@@ -88,12 +90,21 @@ pub struct OldRows {
 pub struct PartBody {
     /// New rows under new keys.
     pub inserted: Option<RecordBatch>,
-    /// Tombstones that inserted rows replace, where they were known to be in segments.
-    pub replaced: Vec<Target>,
+    /// Tombstones whose keys new rows take.
+    pub replaced: Replaced,
     /// Rows replaced by a new version: where they were, what they were, what they are now.
     pub updated: Option<(Vec<Target>, OldRows, RecordBatch)>,
     /// Rows deleted: where they were and what they were.
     pub deleted: Option<(Vec<Target>, OldRows)>,
+}
+
+/// Tombstones whose keys new rows take.
+#[derive(Debug, Clone, Default)]
+pub struct Replaced {
+    /// Where they were.
+    pub targets: Vec<Target>,
+    /// What they held. `None` if there are none, and in records of format 1.
+    pub old: Option<OldRows>,
 }
 
 /// One partition's part of a record that was read, with its rows still encoded.
@@ -103,6 +114,7 @@ pub struct RawPart {
     pub partition: PartitionId,
     /// The schema version its rows are encoded with.
     pub schema_version: u32,
+    format: u8,
     counts: [usize; 4],
     body: Bytes,
 }
@@ -131,7 +143,8 @@ pub fn encode(time_us: i64, parts: &[(PartitionId, u32, &PartBody)]) -> Result<V
             user: partition.user.as_ref().map(|u| u.as_str().to_owned()),
             schema_version: *schema_version,
             inserted: rows(body.inserted.as_ref()),
-            replaced: body.replaced.len() as u32,
+            // A body of a record of format 1 is never written again.
+            replaced: rows(body.replaced.old.as_ref().map(|old| &old.rows)),
             updated: rows(body.updated.as_ref().map(|u| &u.2)),
             deleted: rows(body.deleted.as_ref().map(|d| &d.1.rows)),
             body_bytes: (bodies.len() - start) as u64,
@@ -170,6 +183,7 @@ pub fn decode(record: &Bytes) -> Result<RawCommit> {
         parts.push(RawPart {
             partition: PartitionId { table: TableId(header.table), user },
             schema_version: header.schema_version,
+            format: envelope.format,
             counts: [header.inserted, header.replaced, header.updated, header.deleted].map(|n| n as usize),
             body: record.slice(at..at + length),
         });
@@ -187,7 +201,8 @@ impl PartBody {
         let Some(projection) = Projection::new(from, to)? else { return Ok(self) };
         let updated = self.updated.iter_mut().flat_map(|(_, old, new)| [&mut old.rows, new]);
         let deleted = self.deleted.iter_mut().map(|(_, old)| &mut old.rows);
-        for rows in self.inserted.iter_mut().chain(updated).chain(deleted) {
+        let replaced = self.replaced.old.iter_mut().map(|old| &mut old.rows);
+        for rows in self.inserted.iter_mut().chain(updated).chain(deleted).chain(replaced) {
             *rows = projection.apply(rows)?;
         }
         Ok(self)
@@ -205,7 +220,16 @@ impl RawPart {
         let schema = schema.rows();
         let body = PartBody {
             inserted: (inserted > 0).then(|| get_batch(&mut input, schema, inserted)).transpose()?,
-            replaced: get_targets(&mut input, replaced)?,
+            replaced: match replaced {
+                0 => Replaced::default(),
+                n if self.format < WITH_TOMBSTONES => {
+                    Replaced { targets: get_targets(&mut input, n)?, old: None }
+                }
+                n => {
+                    let (targets, old) = get_old(&mut input, schema, n)?;
+                    Replaced { targets, old: Some(old) }
+                }
+            },
             updated: match updated {
                 0 => None,
                 n => {
@@ -226,7 +250,9 @@ fn put_body(out: &mut Vec<u8>, body: &PartBody) -> Result<()> {
     if let Some(rows) = &body.inserted {
         put_batch(out, rows)?;
     }
-    body.replaced.iter().for_each(|target| put_target(out, target));
+    if let Some(old) = &body.replaced.old {
+        put_old(out, &body.replaced.targets, old)?;
+    }
     if let Some((targets, old, new)) = &body.updated {
         put_old(out, targets, old)?;
         put_batch(out, new)?;

@@ -172,6 +172,7 @@ impl Group {
             inserted: Some(insert.rows.clone()),
             updated: None,
             deleted: None,
+            replaced: None,
         };
         let at = At { seq: insert.seq, time_us: insert.time_us, schema: &self.program.schema };
         ready(&run_program(&self.program, at, &change), &self.prefix)
