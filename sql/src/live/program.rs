@@ -1,5 +1,6 @@
 //! A compiled live query: what one commit changes in its result.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -7,8 +8,8 @@ use arrow::array::{
     TimestampMicrosecondArray, new_null_array,
 };
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{and, and_not, cast, filter_record_batch, prep_null_mask_filter};
-use arrow::datatypes::SchemaRef;
+use arrow::compute::{and, and_not, cast, filter, filter_record_batch, not, prep_null_mask_filter};
+use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use kalamdb_engine::project::source;
@@ -94,14 +95,38 @@ impl Program {
             self.compare(at, &Image::old(old), &at.image(new, false), &mut result)?;
         }
         if let Some(old) = &change.deleted {
-            if self.sees_deleted {
-                self.compare(at, &Image::old(old), &at.image(&old.rows, true), &mut result)?;
-            } else {
-                let (rows, mask) = self.test(at, &Image::old(old))?;
-                result.left.push(self.project(&rows, &mask)?);
+            match self.sees_deleted {
+                true => self.deleted(at, change, old, &mut result)?,
+                false => self.leave(at, &Image::old(old), &mut result)?,
             }
         }
+        if let Some(old) = change.replaced.as_ref().filter(|_| self.sees_deleted) {
+            self.leave(at, &Image { deleted: true, ..Image::old(old) }, &mut result)?;
+        }
         Ok(self.encode(at.seq, &result))
+    }
+
+    /// Rows that are not there any more.
+    fn leave(&self, at: At<'_>, old: &Image<'_>, result: &mut Effect) -> Result<()> {
+        let (rows, mask) = self.test(at, old)?;
+        result.left.push(self.project(&rows, &mask)?);
+        Ok(())
+    }
+
+    /// Rows that are soft-deleted. One whose key a new row of the same commit has leaves no tombstone.
+    fn deleted(
+        &self,
+        at: At<'_>,
+        change: &PartitionChange,
+        old: &OldRows,
+        result: &mut Effect,
+    ) -> Result<()> {
+        let Some(retaken) = retaken(at.schema, change, &old.rows)? else {
+            return self.compare(at, &Image::old(old), &at.image(&old.rows, true), result);
+        };
+        let (gone, stays) = (selected(old, &retaken)?, selected(old, &not(&retaken)?)?);
+        self.leave(at, &Image::old(&gone), result)?;
+        self.compare(at, &Image::old(&stays), &at.image(&stays.rows, true), result)
     }
 
     /// Rows with a version before and one after.
@@ -250,6 +275,36 @@ impl Program {
         rest.extend_from_slice(b"]}");
         Some(Encoded { event: "update", rest, rows })
     }
+}
+
+/// Which of some deleted rows have a key that a new row of the same commit has; `None` if none does.
+fn retaken(
+    schema: &TableSchema,
+    change: &PartitionChange,
+    deleted: &RecordBatch,
+) -> Result<Option<BooleanArray>> {
+    let keys = |rows: &RecordBatch| {
+        let columns: Vec<ArrayRef> = schema.key_indices().iter().map(|at| rows.column(*at).clone()).collect();
+        schema.keys().convert_columns(&columns)
+    };
+    let new = change.inserted.iter().chain(change.updated.iter().map(|(_, new)| new));
+    let new = new.map(keys).collect::<Result<Vec<_>, _>>()?;
+    if new.is_empty() {
+        return Ok(None);
+    }
+    let taken: HashSet<&[u8]> =
+        new.iter().flat_map(|keys| (0..keys.num_rows()).map(|row| keys.row(row).data())).collect();
+    let deleted = keys(deleted)?;
+    let retaken: Vec<bool> = deleted.iter().map(|key| taken.contains(key.data())).collect();
+    Ok(retaken.contains(&true).then(|| BooleanArray::from(retaken)))
+}
+
+fn selected(old: &OldRows, mask: &BooleanArray) -> Result<OldRows> {
+    Ok(OldRows {
+        rows: filter_record_batch(&old.rows, mask)?,
+        seqs: filter(&old.seqs, mask)?.as_primitive::<Int64Type>().clone(),
+        updated: filter(&old.updated, mask)?.as_primitive::<TimestampMicrosecondType>().clone(),
+    })
 }
 
 /// The projected rows that a commit moves in, out and within a result.

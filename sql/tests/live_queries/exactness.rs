@@ -17,15 +17,24 @@ const QUERIES: [&str; 8] = [
     "SELECT 1 AS one FROM app.t WHERE CASE WHEN n IS NULL THEN s = 'b' ELSE n < 4 END",
 ];
 
-/// A statement that changes some rows of `app.t`. Keys are never used again: see the limits in the documentation for
-/// what a query that names `_deleted` sees of that.
+/// A statement that changes some rows of `app.t`. Keys of deleted rows are used again now and then.
 fn change(random: &mut StdRng, next_id: &mut i64) -> String {
     let number = |random: &mut StdRng| match random.random_range(0..12) {
         10 | 11 => "NULL".to_owned(),
         n => n.to_string(),
     };
     let text = |random: &mut StdRng| ["'a'", "'ab'", "'b'", "'c'", "NULL"][random.random_range(0..5)];
-    match random.random_range(0..10) {
+    match random.random_range(0..12) {
+        10.. => {
+            let first = random.random_range(0..=*next_id);
+            let last = (first + 4).min(*next_id);
+            format!(
+                "INSERT INTO app.t (id, n, s) SELECT value, {}, {} FROM generate_series({first}, {last})
+                 WHERE value NOT IN (SELECT id FROM app.t)",
+                number(random),
+                text(random)
+            )
+        }
         0..4 => {
             let rows: Vec<String> = (0..random.random_range(1..6))
                 .map(|_| {
