@@ -143,6 +143,7 @@ fn check_added(table: &Table, rows: &RecordBatch) {
     let added: Vec<(u32, ArrayRef)> = added
         .map(|(at, values)| (at, arrow::compute::cast(values, &arrow::datatypes::DataType::Int64).unwrap()))
         .collect();
+    assert!(added.iter().all(|(_, values)| values.null_count() == 0), "an added column is never NULL");
     for row in 0..rows.num_rows() {
         let shown = |values: &ArrayRef| values.as_primitive::<Int64Type>().value(row) as u32;
         let written = added.iter().map(|(_, values)| shown(values)).max().unwrap_or(0);
