@@ -77,7 +77,8 @@ impl Changes {
         Self {
             table,
             user: base.partition.user.clone(),
-            own: Arc::new(Memtable::new(OWN)),
+            // A memtable is named by the commit after the last one in Parquet.
+            own: Arc::new(Memtable::new(OWN - 1)),
             base,
             time_us,
             hidden: HashMap::new(),
