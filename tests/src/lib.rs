@@ -1,14 +1,12 @@
 //! A harness for tests of the real binary over real HTTP, and nothing else: no crate of the database is called here.
 //!
 //! [`Server`] runs `kalamdb serve` in a directory of its own on a free port, and can kill, stop and restart it. [`Client`]
-//! is somebody who sends SQL; [`Live`] follows a feed; [`Command`] runs the other commands;
-//! [`Browser`] is Chromium without a window. Everything waits with a deadline and
+//! is somebody who sends SQL; [`Live`] follows a feed; [`Command`] runs the other commands. Everything waits with a deadline and
 //! panics with what it saw, because that is what a test should do.
 
 #![allow(clippy::unwrap_used, reason = "a harness panics: its caller is a test")]
 
 mod binary;
-mod browser;
 mod chunked;
 mod client;
 mod command;
@@ -21,7 +19,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use binary::kalamdb;
-pub use browser::{Browser, Page};
 pub use client::{Client, Refusal, Reply, encode};
 pub use command::{Command, Finished};
 pub use live::{Live, LiveRequest};

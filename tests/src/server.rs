@@ -21,7 +21,6 @@ pub const PASSWORD: &str = "correct horse battery staple";
 pub struct Options {
     settings: Vec<String>,
     generated_password: bool,
-    same_address: bool,
 }
 
 impl Options {
@@ -29,13 +28,6 @@ impl Options {
     #[must_use]
     pub fn set(mut self, setting: &str) -> Self {
         self.settings.push(setting.into());
-        self
-    }
-
-    /// Starts the server again at the address it had before, for clients that come back by themselves.
-    #[must_use]
-    pub fn same_address(mut self) -> Self {
-        self.same_address = true;
         self
     }
 
@@ -53,8 +45,6 @@ pub struct Server {
     directory: TempDir,
     options: Options,
     process: Option<Process>,
-    /// Where the last process listened.
-    address: Option<String>,
     /// What earlier processes in this directory wrote.
     history: String,
 }
@@ -78,7 +68,7 @@ impl Server {
     /// If it is not ready before the deadline.
     pub fn start_with(options: Options) -> Self {
         let directory = tempfile::Builder::new().prefix("kalamdb-test-").tempdir().unwrap();
-        let mut server = Self { directory, options, process: None, address: None, history: String::new() };
+        let mut server = Self { directory, options, process: None, history: String::new() };
         server.launch();
         server
     }
@@ -100,7 +90,6 @@ impl Server {
             }
             log.lock().unwrap().lines().find_map(address_in)
         });
-        self.address = Some(address.clone());
         self.process.as_mut().expect("it was just started").address = address;
         let client = self.root();
         eventually("the server is ready", || (client.get("/ready").status == 200).then_some(()));
@@ -108,9 +97,7 @@ impl Server {
 
     fn command(&self) -> Command {
         let mut command = Command::new(binary::kalamdb());
-        let before = self.address.as_deref().filter(|_| self.options.same_address);
-        let listen = before.unwrap_or("127.0.0.1:0");
-        command.arg("serve").arg("--data").arg(self.data()).args(["--listen", listen]);
+        command.arg("serve").arg("--data").arg(self.data()).args(["--listen", "127.0.0.1:0"]);
         for setting in &self.options.settings {
             command.args(["--set", setting]);
         }
