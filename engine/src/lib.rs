@@ -26,6 +26,7 @@ pub mod flush;
 mod flusher;
 mod hot;
 mod ids;
+mod lookup;
 pub mod manifest;
 pub mod marks;
 mod memory;

@@ -137,7 +137,43 @@ impl ChunkView {
     }
 }
 
+impl ChunkView {
+    /// The same with all rows hidden but these, given by their numbers in the chunk (in the file, for a segment).
+    /// Addresses stay what they were.
+    #[must_use]
+    pub fn only(&self, rows: &RoaringBitmap) -> Self {
+        let all_but = |first: u32, end: u32, hidden: Option<&RoaringBitmap>| {
+            let mut all = RoaringBitmap::new();
+            all.insert_range(first..end);
+            for row in rows.iter().map(|row| first + row) {
+                if !hidden.is_some_and(|hidden| hidden.contains(row)) {
+                    all.remove(row);
+                }
+            }
+            Some(Arc::new(all))
+        };
+        match self {
+            Self::Rows(chunk) => {
+                let end = chunk.first + chunk.rows.num_rows() as u32;
+                let hidden = all_but(chunk.first, end, chunk.hidden.as_deref());
+                Self::Rows(RowsChunk { hidden, ..chunk.clone() })
+            }
+            Self::Segment(chunk) => {
+                let end = chunk.segment.meta().rows as u32;
+                let hidden = all_but(0, end, chunk.hidden.as_deref());
+                Self::Segment(SegmentChunk { hidden, ..chunk.clone() })
+            }
+        }
+    }
+}
+
 impl RowsChunk {
+    /// The number in this chunk of a row of its memtable, if it is here.
+    pub(crate) fn row_of(&self, ordinal: u32) -> Option<u32> {
+        let row = ordinal.checked_sub(self.first)?;
+        (row < self.rows.num_rows() as u32).then_some(row)
+    }
+
     pub(crate) fn memtable(&self) -> &Arc<Memtable> {
         &self.memtable
     }

@@ -11,11 +11,11 @@ use arrow::array::{Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::interleave_record_batch;
 use roaring::RoaringBitmap;
 
-use super::lookup::Holder;
 use super::statement::{Plan, Spot, Updated};
 use crate::catalog::Table;
 use crate::error::{Error, Result};
 use crate::ids::{Seq, UserId};
+use crate::lookup::Holder;
 use crate::memtable::{Key, Memtable};
 use crate::rows::Rows;
 use crate::types::TIMEZONE;

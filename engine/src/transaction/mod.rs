@@ -13,7 +13,6 @@
 //! the sequence after the snapshot, and the time when the transaction began.
 
 mod changes;
-mod lookup;
 mod statement;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,11 +6,11 @@ use arrow::array::{Array, RecordBatch};
 use arrow::row::Rows as KeyRows;
 
 use super::changes::{Changes, OWN};
-use super::lookup::{Holder, Lookup};
 use crate::catalog::Table;
 use crate::commit::{key_columns, keys, violation};
 use crate::error::{Error, Result};
 use crate::fit;
+use crate::lookup::{Holder, Lookup};
 use crate::memtable::Key;
 use crate::view::{ChunkView, PartitionView, Place, Source};
 use crate::write::{OldRows, PartitionWrite};

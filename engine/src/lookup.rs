@@ -1,4 +1,5 @@
-//! Who holds a key at a transaction's snapshot.
+//! Who holds a key at a view's snapshot: the key index of memory first, then the segments, newest first, without reading
+//! more of them than the key column of one row group.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::view::{ChunkView, PartitionView, Place, SegmentChunk};
 
 /// The row that has a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Holder {
+pub(crate) enum Holder {
     /// A row.
     Live(Place),
     /// The last version of a row that is deleted: the key is free.
@@ -21,7 +22,7 @@ pub(super) enum Holder {
 }
 
 /// Finds keys in the chunks of a view.
-pub(super) struct Lookup<'a> {
+pub(crate) struct Lookup<'a> {
     view: &'a PartitionView,
     /// Newest first.
     memtables: Vec<Hot<'a>>,
@@ -34,7 +35,7 @@ struct Hot<'a> {
 }
 
 impl<'a> Lookup<'a> {
-    pub(super) fn new(view: &'a PartitionView) -> Self {
+    pub(crate) fn new(view: &'a PartitionView) -> Self {
         let mut memtables: Vec<Hot<'a>> = Vec::new();
         for chunk in view.chunks.iter().rev() {
             let ChunkView::Rows(chunk) = chunk else { continue };
@@ -56,7 +57,7 @@ impl<'a> Lookup<'a> {
     /// # Errors
     /// [`Error::Conflict`] if the key was given up after the snapshot, so that memory no longer says who held it.
     /// [`Error::PartitionDamaged`].
-    pub(super) fn holder(&self, key: &[u8], columns: &[ArrayRef], at: usize) -> Result<Option<Holder>> {
+    pub(crate) fn holder(&self, key: &[u8], columns: &[ArrayRef], at: usize) -> Result<Option<Holder>> {
         for hot in &self.memtables {
             if let Some(slot) = hot.memtable.find(key) {
                 return hot.holder(slot, self.view.seq);
@@ -93,6 +94,62 @@ impl<'a> Lookup<'a> {
             let place = Place::Segment { id: chunk.segment.meta().id, row: found.row };
             if found.tombstone { Holder::Tombstone(place) } else { Holder::Live(place) }
         }))
+    }
+}
+
+impl PartitionView {
+    /// Finds the live rows that have some keys, without a scan: their addresses, `None` where there is no such row.
+    /// `keys` are the key's columns, in the order of the key.
+    ///
+    /// `None` if only a scan can tell: somebody has changed a row of one of the keys since the snapshot, so that the key
+    /// index points past it.
+    ///
+    /// # Errors
+    /// [`Error::PartitionDamaged`] if a segment cannot be read.
+    pub fn find(&self, keys: &[ArrayRef]) -> Result<Option<Vec<Option<u64>>>> {
+        let encoded = self.table.schema.keys().convert_columns(keys);
+        let encoded = encoded.map_err(|e| Error::internal("encode a key", e))?;
+        let lookup = Lookup::new(self);
+        let mut found = Vec::with_capacity(encoded.num_rows());
+        for (at, key) in encoded.iter().enumerate() {
+            let holder = match lookup.holder(key.as_ref(), keys, at) {
+                Err(Error::Conflict) => return Ok(None),
+                other => other?,
+            };
+            found.push(match holder {
+                None => None,
+                Some(Holder::Live(place) | Holder::Tombstone(place)) if self.may_be_newer(place) => {
+                    return Ok(None);
+                }
+                Some(Holder::Live(place)) => Some(self.address_of(place)?),
+                Some(Holder::Tombstone(_)) => None,
+                Some(Holder::Newer) => return Ok(None),
+            });
+        }
+        Ok(Some(found))
+    }
+
+    /// True if the place is in a file that has rows of commits after the snapshot: it may be one of them.
+    fn may_be_newer(&self, place: Place) -> bool {
+        let Place::Segment { id, .. } = place else { return false };
+        self.chunks.iter().any(|chunk| match chunk {
+            ChunkView::Segment(chunk) => chunk.newer_than_snapshot && chunk.segment.meta().id == id,
+            ChunkView::Rows(_) => false,
+        })
+    }
+
+    fn address_of(&self, place: Place) -> Result<u64> {
+        let (source, row) = place.source();
+        let at = |(index, chunk): (usize, &ChunkView)| {
+            let row = match chunk {
+                _ if chunk.source() != source => None,
+                ChunkView::Segment(_) => Some(row),
+                ChunkView::Rows(chunk) => chunk.row_of(row),
+            };
+            row.map(|row| Self::address(index, row))
+        };
+        let address = self.chunks.iter().enumerate().find_map(at);
+        address.ok_or_else(|| Error::internal("find a row", "it is in none of the view's chunks"))
     }
 }
 

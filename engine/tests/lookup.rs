@@ -1,0 +1,116 @@
+//! Finding rows by key, beside reading all of them.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array};
+use arrow::datatypes::Int64Type;
+use common::{commit, create, delete, insert, move_keys, open, rows, update};
+use kalamdb_engine::read::live_rows;
+use kalamdb_engine::{ChunkView, PartitionView, Snapshot, TableKind, arrow};
+use kalamdb_wal::sim::SimDisk;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use roaring::RoaringBitmap;
+
+const KEYS: i64 = 40;
+
+fn keys(keys: impl IntoIterator<Item = i64>) -> [ArrayRef; 1] {
+    [Arc::new(Int64Array::from_iter_values(keys))]
+}
+
+/// The address of every live key, by reading all rows.
+fn scanned(view: &PartitionView) -> BTreeMap<i64, u64> {
+    let mut found = BTreeMap::new();
+    for part in live_rows(view).unwrap() {
+        let ids = part.rows.rows.column(0).as_primitive::<Int64Type>();
+        for (id, address) in ids.values().iter().zip(&part.addresses) {
+            assert!(found.insert(*id, *address).is_none(), "key {id} is there twice");
+        }
+    }
+    found
+}
+
+/// What a view with only some rows of each chunk shows.
+fn only(view: &PartitionView, addresses: &[u64]) -> PartitionView {
+    let chunks = view.chunks.iter().enumerate().map(|(index, chunk)| {
+        let here = addresses.iter().filter(|address| **address >> 32 == index as u64);
+        chunk.only(&here.map(|address| *address as u32).collect::<RoaringBitmap>())
+    });
+    let chunks: Vec<ChunkView> = chunks.collect();
+    PartitionView { partition: view.partition.clone(), table: view.table.clone(), seq: view.seq, chunks }
+}
+
+fn check(view: &PartitionView, must_know: bool, seed: u64) {
+    let expected = scanned(view);
+    let all: Vec<i64> = (-1..=KEYS).collect();
+    match view.find(&keys(all.iter().copied())).unwrap() {
+        Some(found) => {
+            let found: BTreeMap<i64, u64> =
+                all.into_iter().zip(found).filter_map(|(key, address)| Some((key, address?))).collect();
+            assert_eq!(found, expected, "seed {seed}");
+        }
+        None => assert!(!must_know, "seed {seed}: nothing has changed since, yet a scan is needed"),
+    }
+    for key in 0..KEYS {
+        if let Some(found) = view.find(&keys([key])).unwrap() {
+            assert_eq!(found, [expected.get(&key).copied()], "seed {seed}, key {key}");
+        }
+    }
+    let some: Vec<u64> = expected.values().copied().step_by(3).collect();
+    let mut left: Vec<u64> = scanned(&only(view, &some)).into_values().collect();
+    left.sort_unstable();
+    let mut some = some;
+    some.sort_unstable();
+    assert_eq!(left, some, "seed {seed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_found_where_a_scan_finds_it_at_every_snapshot() {
+    for seed in 0..4 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let database = open(&SimDisk::new()).await;
+        let table = create(&database, "t", TableKind::Shared).await.unwrap();
+        let mut open_views: Vec<(Snapshot, Arc<PartitionView>)> = Vec::new();
+        for _ in 0..60 {
+            let (low, width) = (random.random_range(0..KEYS), random.random_range(1..6));
+            let range = low..(low + width).min(KEYS);
+            match random.random_range(0..10) {
+                0..=4 => {
+                    // Taken keys are refused; some of them are free again.
+                    for id in range {
+                        let _ = database.commit(vec![insert(&table, None, &rows([id], "new"))]).await;
+                    }
+                }
+                5 | 6 => {
+                    commit(&database, update(&database, &table, None, |id| range.contains(&id), "up").await)
+                        .await
+                        .unwrap()
+                }
+                7 => commit(&database, delete(&database, &table, None, |id| range.contains(&id)).await)
+                    .await
+                    .unwrap(),
+                8 => {
+                    // A key that another row has is refused.
+                    let moved = move_keys(&database, &table, None, |id| range.contains(&id), 1).await;
+                    let _ = commit(&database, moved).await;
+                }
+                _ => drop(database.flush(&table, None).await.unwrap()),
+            }
+            let snapshot = database.write_snapshot();
+            let view = Arc::new(database.view(&snapshot, &table, None).await.unwrap());
+            check(&view, true, seed);
+            if random.random_bool(0.2) {
+                open_views.push((snapshot, view));
+            }
+            if let Some((snapshot, view)) = open_views.get(random.random_range(0..open_views.len().max(1))) {
+                check(view, false, seed);
+                // A view that is taken late, of an old snapshot, sees files with newer rows.
+                let late = database.view(snapshot, &table, None).await.unwrap();
+                check(&late, false, seed);
+            }
+        }
+    }
+}
