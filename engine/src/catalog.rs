@@ -14,6 +14,7 @@ use crate::alter::AlterTable;
 use crate::error::{Error, Result};
 use crate::ids::{ColumnId, NamespaceId, TableId, TableName, path_component};
 use crate::schema::{SchemaDef, TableSchema};
+use crate::views::{NewView, View};
 
 /// The namespace that unqualified names resolve in when a request names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
@@ -217,6 +218,15 @@ pub enum Ddl {
         /// Which one.
         id: TableId,
     },
+    /// Adds a view, or replaces one.
+    CreateView(Box<NewView>),
+    /// Removes a view.
+    DropView {
+        /// Where it belongs.
+        namespace: NamespaceId,
+        /// Its name there.
+        name: TableName,
+    },
 }
 
 /// An immutable snapshot of the catalog.
@@ -226,6 +236,7 @@ pub struct Catalog {
     pub(crate) namespaces: BTreeMap<String, Arc<Namespace>>,
     pub(crate) tables: HashMap<TableId, Arc<Table>>,
     pub(crate) names: BTreeMap<String, BTreeMap<String, Arc<Table>>>,
+    pub(crate) views: BTreeMap<String, BTreeMap<String, Arc<View>>>,
     pub(crate) schemas: HashMap<TableId, BTreeMap<u32, Arc<TableSchema>>>,
     pub(crate) next_table: u64,
     /// What writers of a table that is being altered must heed. Never durable.
@@ -323,5 +334,6 @@ impl Catalog {
     pub(crate) fn remove_namespace(&mut self, name: &NamespaceId) {
         self.namespaces.remove(name.as_str());
         self.names.remove(name.as_str());
+        self.views.remove(name.as_str());
     }
 }

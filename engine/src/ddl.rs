@@ -12,11 +12,12 @@ use crate::alter::{AlterTable, Altered, alter};
 use crate::catalog::{Catalog, Ddl, Namespace, NewTable, SYSTEM_NAMESPACE, Table, TableKind};
 use crate::database::Database;
 use crate::error::{Error, Result};
-use crate::ids::{NamespaceId, Seq, TableId};
+use crate::ids::{NamespaceId, Seq, TableId, TableName};
 use crate::read::live_rows;
 use crate::row_checks::RowsNeeded;
 use crate::schema::TableSchema;
 use crate::system::{self, Cell, Row};
+use crate::views::{NewView, View};
 use crate::write::{Changed, OldRows, PartitionWrite, Removed};
 
 /// How often a change is tried when a flush of a `system` table came between.
@@ -116,6 +117,8 @@ impl Database {
             }
             Ddl::AlterTable(wanted) => plan.alter_table(*wanted, now)?,
             Ddl::DropTable { id } => plan.drop_table(id)?,
+            Ddl::CreateView(view) => plan.create_view(*view, now)?,
+            Ddl::DropView { namespace, name } => plan.drop_view(&namespace, &name)?,
         }
         Ok(plan)
     }
@@ -242,10 +245,14 @@ impl Plan {
             });
         }
         let tables: Vec<Arc<Table>> = self.next.tables_in(name.as_str()).cloned().collect();
-        if !tables.is_empty() && !cascade {
-            let users = tables.iter().map(|t| t.qualified_name()).collect::<Vec<_>>().join(", ");
+        let views: Vec<Arc<View>> = self.next.views_in(name.as_str()).cloned().collect();
+        if !(tables.is_empty() && views.is_empty()) && !cascade {
+            let tables = tables.iter().map(|table| table.qualified_name());
+            let users = tables.chain(views.iter().map(|view| view.qualified_name()));
+            let users = users.collect::<Vec<_>>().join(", ");
             return Err(Error::InUse { what: "namespace", name: name.to_string(), users });
         }
+        views.iter().try_for_each(|view| self.drop_view(&view.namespace, &view.name))?;
         tables.iter().try_for_each(|table| self.drop_table(table.id))?;
         self.delete.push((system::NAMESPACES, namespace_test(name)));
         self.next.remove_namespace(name);
@@ -269,6 +276,9 @@ impl Plan {
         };
         if self.next.table(table.namespace.as_str(), table.name.as_str()).is_some() {
             return Err(Error::AlreadyExists { what: "table", name: table.qualified_name() });
+        }
+        if self.next.view(table.namespace.as_str(), table.name.as_str()).is_some() {
+            return Err(Error::AlreadyExists { what: "view", name: table.qualified_name() });
         }
         // A renamed table keeps its directory.
         if taken || self.next.tables().any(|other| other.path == table.path) {
@@ -294,6 +304,9 @@ impl Plan {
         {
             return Err(Error::AlreadyExists { what: "table", name: table.qualified_name() });
         }
+        if self.next.view(table.namespace.as_str(), table.name.as_str()).is_some() {
+            return Err(Error::AlreadyExists { what: "view", name: table.qualified_name() });
+        }
         if words.is_empty() {
             self.table = Some(before);
             return Ok(());
@@ -302,7 +315,7 @@ impl Plan {
             let row = system::schema_row(id, &table.schema, &words.join(", "), now)?;
             self.insert.push((system::TABLE_SCHEMAS, row));
         }
-        self.update.push((system::TABLES, table_test(id), system::table_row(&table)?));
+        self.update.push((system::TABLES, row_test(id), system::table_row(&table)?));
         self.table = Some(self.next.replace_table(table));
         self.needs = (!needed.is_nothing()).then_some((before, needed));
         Ok(())
@@ -315,9 +328,35 @@ impl Plan {
     /// The schema rows stay, so that the log can be read and the id is not given again.
     fn drop_table(&mut self, id: TableId) -> Result<()> {
         let table = self.next.remove_table(id).ok_or_else(|| Error::TableNotFound(id.to_string()))?;
-        self.delete.push((system::TABLES, table_test(id)));
+        self.delete.push((system::TABLES, row_test(id)));
         self.dropped.push(table.clone());
         self.table = Some(table);
+        Ok(())
+    }
+
+    fn create_view(&mut self, new: NewView, now: i64) -> Result<()> {
+        self.namespace(&new.namespace)?;
+        let (namespace, name) = (new.namespace.as_str(), new.name.as_str());
+        let old = self.next.view(namespace, name).cloned();
+        if let Some(table) = self.next.table(namespace, name) {
+            return Err(Error::AlreadyExists { what: "table", name: table.qualified_name() });
+        }
+        if let Some(old) = old.as_ref().filter(|_| !new.replace) {
+            return Err(Error::AlreadyExists { what: "view", name: old.qualified_name() });
+        }
+        let view = View::new(new, old.as_deref(), self.next.next_table, now);
+        match old {
+            Some(old) => self.update.push((system::TABLES, row_test(old.id), view.row()?)),
+            None => self.insert.push((system::TABLES, view.row()?)),
+        }
+        self.next.add_view(view);
+        Ok(())
+    }
+
+    fn drop_view(&mut self, namespace: &NamespaceId, name: &TableName) -> Result<()> {
+        let view = self.next.remove_view(namespace.as_str(), name.as_str());
+        let view = view.ok_or_else(|| Error::TableNotFound(format!("{namespace}.{name}")))?;
+        self.delete.push((system::TABLES, row_test(view.id)));
         Ok(())
     }
 
@@ -327,7 +366,7 @@ impl Plan {
     }
 }
 
-fn table_test(id: TableId) -> RowTest {
+fn row_test(id: TableId) -> RowTest {
     Box::new(move |row| Ok(row.int("table_id")? == id.0 as i64))
 }
 

@@ -58,6 +58,7 @@ mod transaction;
 mod types;
 mod vectors;
 mod view;
+mod views;
 mod widen;
 mod write;
 
@@ -79,8 +80,8 @@ pub use ids::{
     ColumnId, MAX_NAME_BYTES, NamespaceId, PartitionId, Seq, TableId, TableName, UserId, path_component,
 };
 pub use kalamdb_wal::{
-    Clock, Disk, FORMAT as LOG_FORMAT, Metrics as LogMetrics, RealDisk, Retain, SyncPolicy, SystemClock,
-    Verdict as LogVerdict,
+    Clock, Disk, DiskFile, FORMAT as LOG_FORMAT, Metrics as LogMetrics, RealDisk, Retain, SyncPolicy,
+    SystemClock, Verdict as LogVerdict,
 };
 pub use manifest::{Manifest, SegmentMeta};
 pub use memory::MemoryReport;
@@ -97,5 +98,6 @@ pub use stream::{Evicted, Listener, Stream, StreamInsert, StreamRows, StreamStat
 pub use transaction::Transaction;
 pub use types::{DataType, TIMEZONE, TYPE_METADATA_KEY};
 pub use view::{ChunkView, PartitionView, RowsChunk, SegmentChunk};
+pub use views::{NewView, View, ViewDefinition};
 pub use widen::{is_widening, widenings};
 pub use write::{Changed, OldRows, PartitionWrite, Removed};

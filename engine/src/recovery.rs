@@ -32,6 +32,7 @@ use crate::sequencer::Sequencer;
 use crate::stream::evictor;
 use crate::system::{self, FIRST_USER_TABLE, Row};
 use crate::view::Place;
+use crate::views::{VIEW, View};
 
 /// A commit's part for one partition, as the log has it.
 struct Logged {
@@ -150,6 +151,10 @@ fn load_catalog(database: &Database, mut logged: ByPartition) -> Result<()> {
         Ok(())
     })?;
     each(system::TABLES, &mut |row| {
+        if row.text("table_type")? == Some(VIEW) {
+            catalog.add_view(View::from_row(row)?);
+            return Ok(());
+        }
         let id = TableId(row.int("table_id")? as u64);
         let version = row.int("schema_version")? as u32;
         let schema = catalog.schema_at(id, version).cloned();
