@@ -457,7 +457,8 @@ impl Database {
         self.partitions.read().get(id)?.get()?.as_ref().ok().cloned()
     }
 
-    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+    /// The disk that everything is on.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.config.disk
     }
 

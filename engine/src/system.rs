@@ -9,7 +9,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch,
     StringViewArray, TimestampMicrosecondArray,
 };
-use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow::datatypes::{Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
 
 use crate::catalog::{Catalog, Namespace, SYSTEM_NAMESPACE, Table, TableKind, TableOptions};
 use crate::error::{Error, Result};
@@ -289,6 +289,20 @@ impl<'a> Row<'a> {
     /// A TEXT or JSON value that is never NULL.
     pub fn required_text(&self, name: &str) -> Result<&'a str> {
         self.text(name)?.ok_or_else(|| Error::Corrupt(format!("a system row has no {name}")))
+    }
+
+    /// A value of any type that system tables have.
+    pub fn cell(&self, name: &str) -> Result<Cell> {
+        let column = self.column(name)?;
+        Ok(match column.data_type() {
+            _ if column.is_null(self.row) => Cell::Null,
+            arrow::datatypes::DataType::Utf8View => Cell::from(column.as_string_view().value(self.row)),
+            arrow::datatypes::DataType::Float64 => {
+                Cell::Double(column.as_primitive::<Float64Type>().value(self.row))
+            }
+            arrow::datatypes::DataType::Boolean => Cell::Int(column.as_boolean().value(self.row).into()),
+            _ => Cell::Int(self.int(name)?),
+        })
     }
 
     /// A whole number or timestamp; 0 for NULL.

@@ -10,6 +10,7 @@ use kalamdb_engine::{Clock, Config, Database, UserId};
 
 use crate::auth::{Authenticator, Identity, Role};
 use crate::error::Result;
+use crate::jobs::{self, Jobs};
 use crate::live::LiveQueryManager;
 use crate::opaque::Opaque;
 use crate::query::{QueryEngine, QueryOptions};
@@ -86,6 +87,7 @@ pub struct Instance {
     users: Directory,
     authenticator: Authenticator,
     running: Running,
+    jobs: Jobs,
     statement_timeout: Duration,
     settings: Vec<Setting>,
 }
@@ -103,17 +105,21 @@ impl Instance {
         })?;
         let database = Database::open(options.engine).await?;
         let users = Directory::load(&database).await?;
+        jobs::fail_interrupted(&database, database.clock().now_micros()).await?;
         let live = LiveQueryManager::start(database.clone(), options.live);
-        Ok(Arc::new(Self {
+        let instance = Arc::new(Self {
             database,
             queries: Opaque::new(queries),
             live: Opaque::new(live),
             users,
             authenticator: Authenticator::new(),
             running: Running::default(),
+            jobs: Jobs::default(),
             statement_timeout: options.statement_timeout,
             settings: options.settings,
-        }))
+        });
+        jobs::keep_for_a_while(&instance);
+        Ok(instance)
     }
 
     /// Ends all feeds with `closed` and closes the engine. Statements that still run fail.
@@ -122,6 +128,7 @@ impl Instance {
     /// What the log says, if it failed.
     pub async fn close(&self) -> Result<()> {
         self.live.shut_down();
+        self.jobs.cancel_all();
         Ok(self.database.close().await?)
     }
 
@@ -198,6 +205,10 @@ impl Instance {
 
     pub(crate) fn running(&self) -> &Running {
         &self.running
+    }
+
+    pub(crate) fn jobs(&self) -> &Jobs {
+        &self.jobs
     }
 
     pub(crate) fn statement_timeout(&self) -> Duration {

@@ -10,7 +10,7 @@
 //! | `session`, `statement` | running them: identity, namespace, snapshot |
 //! | `query`, `provider`, `plan` | reading, through DataFusion |
 //! | `dml`, `import` | writing rows |
-//! | `ddl`, `show`, `users`, `flush` | the statements that are ours |
+//! | `ddl`, `views`, `show`, `users`, `jobs` | the statements that are ours |
 //! | `live` | queries that keep going |
 //! | `system` | computed system tables and `information_schema` |
 //! | `auth` | passwords, credentials, lock-out |
@@ -24,11 +24,12 @@ mod ddl;
 mod dialect;
 mod dml;
 mod error;
-mod flush;
+mod files;
 mod functions;
 mod grid;
 mod import;
 mod instance;
+mod jobs;
 mod json;
 mod live;
 mod names;
@@ -45,6 +46,7 @@ mod system;
 mod transaction;
 mod types;
 mod users;
+mod views;
 
 pub use auth::{Identity, Role};
 pub use dialect::{ParsedStatement, Statement};

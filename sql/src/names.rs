@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName};
-use kalamdb_engine::{Access, Catalog, Table, TableKind};
+use kalamdb_engine::{Access, Catalog, Table, TableKind, View};
 
 use crate::dialect::{TableRef, position};
 use crate::error::{Error, ErrorCode, Position, Result};
@@ -15,6 +15,8 @@ use crate::system::{self, ComputedTable};
 pub(crate) enum Resolved {
     /// A table of the engine.
     Table(Arc<Table>),
+    /// A query under a name.
+    View(Arc<View>),
     /// A table whose rows are computed when it is read.
     Computed(Arc<dyn ComputedTable>),
 }
@@ -65,16 +67,23 @@ pub(crate) fn resolve(ctx: &StatementContext, written: &TableRef) -> Result<Reso
     if let Some(table) = ctx.catalog.table(namespace, &written.name) {
         return Ok(Resolved::Table(table.clone()));
     }
+    if let Some(view) = ctx.catalog.view(namespace, &written.name) {
+        return Ok(Resolved::View(view.clone()));
+    }
     Err(table_not_found(ctx, namespace, &written.name).with_position(written.position))
 }
 
 /// Finds a table of the engine.
 ///
 /// # Errors
-/// As [`resolve`]; [`ErrorCode::InvalidStatement`] for a computed table.
+/// As [`resolve`]; [`ErrorCode::InvalidStatement`] for a view and for a computed table.
 pub(crate) fn engine_table(ctx: &StatementContext, written: &TableRef) -> Result<Arc<Table>> {
     match resolve(ctx, written)? {
         Resolved::Table(table) => Ok(table),
+        Resolved::View(view) => {
+            let message = format!("{} is a view, not a table", view.qualified_name());
+            Err(Error::new(ErrorCode::InvalidStatement, message).with_position(written.position))
+        }
         Resolved::Computed(table) => Err(Error::new(
             ErrorCode::InvalidStatement,
             format!("{}.{} is computed when it is read", table.namespace(), table.name()),
@@ -120,7 +129,8 @@ fn nearest_table(ctx: &StatementContext, namespace: &str, name: &str) -> Option<
     let computed =
         system::all().filter(|table| table.namespace() == namespace && (table.everyone() || ctx.is_dba()));
     let computed: Vec<&str> = computed.map(|table| table.name()).collect();
-    if let Some(near) = nearest(name, stored.chain(computed)) {
+    let views = ctx.catalog.views_in(namespace).map(|view| view.name.as_str());
+    if let Some(near) = nearest(name, stored.chain(views).chain(computed)) {
         return Some(format!("{namespace}.{near}"));
     }
     let elsewhere = ctx.catalog.tables().find(|table| table.name.as_str() == name && visible(ctx, table));

@@ -26,7 +26,7 @@ use crate::live::{LiveFeed, LiveRequest};
 use crate::running::RunningQuery;
 use crate::statement::StatementContext;
 use crate::transaction::Transaction;
-use crate::{audit, ddl, dml, flush, names, params, query, show, transaction, types, users};
+use crate::{audit, ddl, dml, jobs, names, params, query, show, transaction, types, users, views};
 
 /// How often a query is planned again because a table was altered meanwhile.
 const QUERY_TRIES: usize = 5;
@@ -371,7 +371,11 @@ async fn change(ctx: Arc<StatementContext>, statement: Statement) -> Result<Outc
         Statement::DropTable { table, kind, if_exists, cascade } => {
             ddl::drop_table(&ctx, table, *kind, *if_exists, *cascade).await
         }
-        Statement::Flush(flush) => flush::flush(&ctx, flush).await,
+        Statement::CreateView(view) => views::create(&ctx, view).await,
+        Statement::DropView { view, if_exists } => views::drop(&ctx, view, *if_exists).await,
+        Statement::Flush(flush) => jobs::flush(&ctx, flush).await,
+        Statement::Export(export) => jobs::export(&ctx, export).await,
+        Statement::KillJob { job_id, position } => jobs::kill(&ctx, job_id, *position).await,
         Statement::CreateUser(user) => users::create(&ctx, user).await,
         Statement::AlterUser { user, password, role, position } => {
             users::alter(&ctx, user, password.as_deref(), *role, *position).await

@@ -1,7 +1,9 @@
 //! SHOW and DESCRIBE.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use arrow::datatypes::{Field, Schema};
 use kalamdb_engine::read::live_rows;
 use kalamdb_engine::system::{Cell, Row, TABLE_SCHEMAS};
 use kalamdb_engine::{DataType, Table, TableKind};
@@ -14,7 +16,7 @@ use crate::provider;
 use crate::session::Outcome;
 use crate::statement::StatementContext;
 use crate::system::{PartitionFacts, partitions_of};
-use crate::{grid, types};
+use crate::{grid, types, views};
 
 /// `SHOW NAMESPACES`.
 pub(crate) fn namespaces(ctx: &StatementContext) -> Result<Outcome> {
@@ -83,7 +85,18 @@ pub(crate) fn tables(
     let computed = computed.map(|table| {
         vec![Cell::from(table.namespace()), Cell::from(table.name()), Cell::from("system"), Cell::Int(1)]
     });
-    let mut rows: Vec<Vec<Cell>> = stored.chain(computed).collect();
+    let views = ctx.catalog.views_in(namespace).filter(|view| views::visible(ctx, view)).map(|view| {
+        vec![
+            Cell::from(view.namespace.as_str()),
+            Cell::from(view.name.as_str()),
+            Cell::from("view"),
+            Cell::Int(1),
+            Cell::Null,
+            Cell::Int(view.created_at),
+            Cell::Int(view.updated_at),
+        ]
+    });
+    let mut rows: Vec<Vec<Cell>> = stored.chain(views).chain(computed).collect();
     rows.sort_by(|a, b| name_of(a).cmp(name_of(b)));
     Ok(Outcome::batch(grid::batch(&schema, &rows)?))
 }
@@ -113,22 +126,25 @@ pub(crate) fn columns(ctx: &StatementContext, written: &TableRef) -> Result<Outc
             check_read(ctx, &table, written)?;
             (1..).zip(declared(&table)).map(|(ordinal, cells)| with_ordinal(cells, ordinal)).collect()
         }
-        Resolved::Computed(table) => (1..)
-            .zip(table.schema().fields())
-            .map(|(ordinal, field)| {
-                let name = Cell::from(field.name().as_str());
-                vec![
-                    name,
-                    Cell::Int(ordinal),
-                    Cell::from(types::sql_name(field)),
-                    grid::flag(true),
-                    Cell::Null,
-                    grid::flag(false),
-                ]
-            })
-            .collect(),
+        Resolved::View(view) => described(views::schema(ctx, &view)?.as_ref()),
+        Resolved::Computed(table) => described(&table.schema()),
     };
     Ok(Outcome::batch(grid::batch(&schema, &rows)?))
+}
+
+/// The columns of what is no table of the engine.
+fn described(schema: &Schema) -> Vec<Vec<Cell>> {
+    let column = |(ordinal, field): (i64, &Arc<Field>)| {
+        vec![
+            Cell::from(field.name().as_str()),
+            Cell::Int(ordinal),
+            Cell::from(types::sql_name(field)),
+            grid::flag(field.is_nullable()),
+            Cell::Null,
+            grid::flag(false),
+        ]
+    };
+    (1..).zip(schema.fields()).map(column).collect()
 }
 
 /// Per column: name, type, nullable, default, key. Columns that nobody may read are left out.

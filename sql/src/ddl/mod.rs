@@ -79,11 +79,13 @@ pub(crate) async fn drop_namespace(
         };
     };
     let tables: Vec<_> = ctx.catalog.tables_in(name).cloned().collect();
-    if !cascade && !tables.is_empty() {
-        let list = tables.iter().map(|table| table.qualified_name()).collect::<Vec<_>>().join(", ");
+    let views = ctx.catalog.views_in(name).map(|view| view.qualified_name());
+    let users: Vec<_> = tables.iter().map(|table| table.qualified_name()).chain(views).collect();
+    if !cascade && !users.is_empty() {
+        let list = users.join(", ");
         let message = format!("namespace {name} is in use by {list}");
         return Err(Error::new(ErrorCode::InUse, message)
-            .with_hint("CASCADE drops its tables too")
+            .with_hint("CASCADE drops its tables and views too")
             .with_position(at));
     }
     ctx.instance.database().ddl(Ddl::DropNamespace { name: namespace.id.clone(), cascade }).await?;
@@ -181,7 +183,8 @@ pub(crate) async fn drop_table(
     Ok(Outcome::message(format!("table {} dropped", table.qualified_name())))
 }
 
-fn reserved(namespace: &str, at: Option<Position>) -> Error {
+/// The error for a change in a namespace of the database's own.
+pub(crate) fn reserved(namespace: &str, at: Option<Position>) -> Error {
     let message = format!("namespace {namespace} belongs to the database");
     Error::new(ErrorCode::PermissionDenied, message).with_position(at)
 }

@@ -87,6 +87,15 @@ pub enum Statement {
         /// Live queries on it are ended.
         cascade: bool,
     },
+    /// `CREATE [OR REPLACE] VIEW`.
+    CreateView(Box<CreateView>),
+    /// `DROP VIEW`.
+    DropView {
+        /// Which one.
+        view: TableRef,
+        /// No error if it is not there.
+        if_exists: bool,
+    },
     /// `SHOW NAMESPACES`.
     ShowNamespaces,
     /// `SHOW TABLES [IN ns]`.
@@ -141,6 +150,15 @@ pub enum Statement {
         position: Option<Position>,
         /// What to run as that user.
         inner: Box<Statement>,
+    },
+    /// `EXPORT USER 'u' TO 'path'`.
+    Export(Export),
+    /// `KILL JOB 'id'`.
+    KillJob {
+        /// The job id.
+        job_id: String,
+        /// Where it was written.
+        position: Option<Position>,
     },
     /// `KILL LIVE QUERY 'id'`.
     KillLiveQuery {
@@ -307,6 +325,21 @@ pub struct ColumnDef {
     pub position: Option<Position>,
 }
 
+/// `CREATE [OR REPLACE] VIEW`.
+#[derive(Debug, Clone)]
+pub struct CreateView {
+    /// Its name.
+    pub view: TableRef,
+    /// It takes the place of a view of that name.
+    pub replace: bool,
+    /// No error if it is there.
+    pub if_not_exists: bool,
+    /// The names of its columns, if they are given.
+    pub columns: Vec<String>,
+    /// What it stands for.
+    pub query: Box<ast::Query>,
+}
+
 /// `FLUSH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flush {
@@ -314,6 +347,21 @@ pub struct Flush {
     pub table: Option<TableRef>,
     /// One user's partition of a USER table.
     pub user: Option<String>,
+    /// Answer before it is done.
+    pub nowait: bool,
+}
+
+/// `EXPORT USER`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Export {
+    /// Whose rows.
+    pub user: String,
+    /// Where the user was written.
+    pub position: Option<Position>,
+    /// The directory to be made.
+    pub path: String,
+    /// Where the path was written.
+    pub path_position: Option<Position>,
     /// Answer before it is done.
     pub nowait: bool,
 }

@@ -1,8 +1,8 @@
-//! Namespaces, users, SHOW, DESCRIBE, FLUSH, USE and KILL.
+//! Namespaces, users, SHOW, DESCRIBE and USE.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-use super::ast::{CreateNamespace, CreateUser, Flush, Statement};
+use super::ast::{CreateNamespace, CreateUser, Statement};
 use super::options;
 use super::tokens::Tokens;
 use crate::auth::Role;
@@ -101,32 +101,6 @@ pub(super) fn describe(tokens: &mut Tokens<'_>) -> Result<Statement> {
     let table = tokens.table()?;
     let history = tokens.take("HISTORY");
     Ok(Statement::Describe { table, history })
-}
-
-/// `FLUSH TABLE t [FOR USER 'u'] [NOWAIT]`, `FLUSH ALL [TABLES] [NOWAIT]`.
-pub(super) fn flush(tokens: &mut Tokens<'_>) -> Result<Statement> {
-    tokens.expect(&["FLUSH"])?;
-    let (mut table, mut user) = (None, None);
-    if tokens.take("TABLE") {
-        table = Some(tokens.table()?);
-        if tokens.take_all(&["FOR", "USER"]) {
-            user = Some(tokens.text_or_name("a user id in quotes")?.0);
-        }
-    } else if tokens.take("ALL") {
-        tokens.take("TABLES");
-    } else {
-        return Err(tokens.expected("TABLE or ALL"));
-    }
-    let nowait = tokens.take("NOWAIT");
-    Ok(Statement::Flush(Flush { table, user, nowait }))
-}
-
-/// `KILL LIVE QUERY 'id'`.
-pub(super) fn kill(tokens: &mut Tokens<'_>) -> Result<Statement> {
-    tokens.expect(&["KILL"])?;
-    tokens.expect(&["LIVE", "QUERY"])?;
-    let (live_id, _) = tokens.text("a live id in quotes")?;
-    Ok(Statement::KillLiveQuery { live_id })
 }
 
 /// `CREATE USER [IF NOT EXISTS] 'u1' [WITH] [PASSWORD '...'] [ROLE r]`.

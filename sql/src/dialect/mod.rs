@@ -9,6 +9,7 @@ mod alter;
 mod ast;
 mod columns;
 mod grammar;
+mod jobs;
 mod limits;
 mod manage;
 mod options;
@@ -17,23 +18,27 @@ mod statements;
 mod table;
 mod tokens;
 mod transaction;
+mod view;
 
 use std::sync::Arc;
 
+use datafusion::sql::sqlparser::ast as sql;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
 use crate::error::{Error, ErrorCode, Position, Result};
 
 pub(crate) use ast::{AlterTable, Alteration, ColumnDef, Named};
-pub use ast::{CreateNamespace, CreateTable, CreateUser, Flush, ParsedStatement, Statement, TableRef};
+pub use ast::{
+    CreateNamespace, CreateTable, CreateUser, CreateView, Export, Flush, ParsedStatement, Statement, TableRef,
+};
 pub(crate) use grammar::KalamDialect;
 pub(crate) use options::alter as alter_option;
 
 /// All statements of a text, in order. One that leaves a transaction open ends with a statement that fails.
-pub(crate) fn parse(sql: &str) -> Vec<ParsedStatement> {
+pub(crate) fn parse(text: &str) -> Vec<ParsedStatement> {
     let mut statements = Vec::new();
-    for piece in split::split(sql) {
+    for piece in split::split(text) {
         let (position, text): (_, Arc<str>) = (piece.position, piece.text.into());
         let end = piece.end;
         let parsed = piece.tokens.and_then(|tokens| match limits::check(&tokens)? {
@@ -65,7 +70,7 @@ fn on_a_large_stack(parse: impl FnOnce() -> Result<Statement> + Send) -> Result<
 ///
 /// # Errors
 /// [`ErrorCode::SyntaxError`] if it is not one expression.
-pub(crate) fn parse_expression(text: &str) -> Result<datafusion::sql::sqlparser::ast::Expr> {
+pub(crate) fn parse_expression(text: &str) -> Result<sql::Expr> {
     let piece = split::split(text).next();
     let piece = piece.ok_or_else(|| Error::new(ErrorCode::SyntaxError, "expected an expression"))?;
     let tokens = piece.tokens?;
@@ -75,6 +80,35 @@ pub(crate) fn parse_expression(text: &str) -> Result<datafusion::sql::sqlparser:
     let expression = parser.parser.parse_expr()?;
     parser.expect_end()?;
     Ok(expression)
+}
+
+/// A parsed query, for text that was stored (views).
+///
+/// # Errors
+/// [`ErrorCode::SyntaxError`] if it is not one query.
+pub(crate) fn parse_query(text: &str) -> Result<sql::Statement> {
+    match parse(text).pop().map(|parsed| parsed.statement) {
+        Some(Statement::Query(query)) => Ok(*query),
+        Some(Statement::Invalid(error)) => Err(error),
+        _ => Err(Error::new(ErrorCode::SyntaxError, "expected a query")),
+    }
+}
+
+/// A table in FROM, with nothing but its name and an alias.
+pub(crate) fn plain_table(name: sql::ObjectName, alias: Option<sql::Ident>) -> sql::TableFactor {
+    let alias = alias.map(|name| sql::TableAlias { explicit: true, name, columns: Vec::new(), at: None });
+    sql::TableFactor::Table {
+        name,
+        alias,
+        args: None,
+        with_hints: Vec::new(),
+        version: None,
+        with_ordinality: false,
+        partitions: Vec::new(),
+        json_path: None,
+        sample: None,
+        index_hints: Vec::new(),
+    }
 }
 
 /// The start of a span; `None` for made-up tokens.

@@ -1,20 +1,17 @@
 //! Which statement it is, by its first words.
 
-use datafusion::sql::sqlparser::ast::{self, DescribeAlias, SetExpr};
+use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
+use datafusion::sql::sqlparser::ast::{self, DescribeAlias, FromTable, SetExpr, TableWithJoins};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::ast::Statement;
 use super::grammar::BoundedDialect;
 use super::tokens::Tokens;
-use super::{alter as alter_table, manage, table, transaction};
+use super::{alter as alter_table, jobs, manage, table, transaction, view};
 use crate::error::{Error, ErrorCode, Position, Result};
 
 /// Statements that are known but not built yet, by their first words.
-const PLANNED: [(&[&str], &str); 14] = [
-    (&["CREATE", "VIEW"], "views"),
-    (&["CREATE", "OR", "REPLACE", "VIEW"], "views"),
-    (&["DROP", "VIEW"], "views"),
-    (&["TRUNCATE"], "TRUNCATE"),
+const PLANNED: [(&[&str], &str); 8] = [
     (&["SAVEPOINT"], "savepoints"),
     (&["RELEASE"], "savepoints"),
     (&["COMPACT"], "COMPACT"),
@@ -22,8 +19,6 @@ const PLANNED: [(&[&str], &str); 14] = [
     (&["RESTORE"], "backups"),
     (&["SHOW", "BACKUP"], "backups"),
     (&["PURGE"], "PURGE"),
-    (&["EXPORT"], "EXPORT"),
-    (&["KILL", "JOB"], "KILL JOB"),
     (&["CREATE", "INDEX"], "secondary indexes"),
 ];
 
@@ -72,6 +67,7 @@ fn statement(tokens: &mut Tokens<'_>) -> Result<Statement> {
                 _ => Err(unsupported("this form of DELETE", at)),
             }
         }
+        "TRUNCATE" => truncate(tokens),
         "EXPLAIN" => explain(tokens),
         "CREATE" => create(tokens),
         "DROP" => drop(tokens),
@@ -79,8 +75,9 @@ fn statement(tokens: &mut Tokens<'_>) -> Result<Statement> {
         "SHOW" => manage::show(tokens),
         "DESCRIBE" | "DESC" => manage::describe(tokens),
         "USE" => manage::use_namespace(tokens),
-        "FLUSH" => manage::flush(tokens),
-        "KILL" => manage::kill(tokens),
+        "FLUSH" => jobs::flush(tokens),
+        "KILL" => jobs::kill(tokens),
+        "EXPORT" => jobs::export(tokens),
         "EXECUTE" => execute_as(tokens),
         "BEGIN" | "START" => transaction::begin(tokens),
         "COMMIT" | "END" => transaction::commit(tokens),
@@ -89,11 +86,40 @@ fn statement(tokens: &mut Tokens<'_>) -> Result<Statement> {
     }
 }
 
+/// `TRUNCATE [TABLE] t` is `DELETE FROM t`: the same rights, the same rows, one commit that feeds hear of.
+fn truncate(tokens: &mut Tokens<'_>) -> Result<Statement> {
+    tokens.expect(&["TRUNCATE"])?;
+    tokens.take("TABLE");
+    if !matches!(tokens.parser.peek_token_ref().token, Token::Word(_)) {
+        return Err(tokens.expected("a table name"));
+    }
+    let name = tokens.parser.parse_object_name(false)?;
+    let at = tokens.here();
+    if tokens.take_sign(&Token::Comma) {
+        return Err(unsupported("TRUNCATE of several tables", at));
+    }
+    let table = TableWithJoins { relation: super::plain_table(name, None), joins: Vec::new() };
+    Ok(Statement::Delete(Box::new(ast::Delete {
+        delete_token: AttachedToken::empty(),
+        optimizer_hints: Vec::new(),
+        tables: Vec::new(),
+        from: FromTable::WithFromKeyword(vec![table]),
+        using: None,
+        selection: None,
+        returning: None,
+        output: None,
+        order_by: Vec::new(),
+        limit: None,
+    })))
+}
+
 fn create(tokens: &mut Tokens<'_>) -> Result<Statement> {
     if tokens.sees_all(&["CREATE", "NAMESPACE"]) {
         manage::create_namespace(tokens)
     } else if tokens.sees_all(&["CREATE", "USER"]) && !tokens.sees_nth(2, "TABLE") {
         manage::create_user(tokens)
+    } else if view::is_create(tokens) {
+        view::create(tokens)
     } else {
         table::create(tokens)
     }
@@ -104,6 +130,8 @@ fn drop(tokens: &mut Tokens<'_>) -> Result<Statement> {
         manage::drop_namespace(tokens)
     } else if tokens.sees_all(&["DROP", "USER"]) && !tokens.sees_nth(2, "TABLE") {
         manage::drop_user(tokens)
+    } else if tokens.sees_all(&["DROP", "VIEW"]) {
+        view::drop(tokens)
     } else {
         table::drop(tokens)
     }
@@ -130,7 +158,7 @@ fn query(tokens: &mut Tokens<'_>) -> Result<Statement> {
 }
 
 /// A query that writes in disguise is refused: `WITH ... INSERT`, `SELECT ... INTO`.
-fn check_read_only(body: &SetExpr, at: Option<Position>) -> Result<()> {
+pub(super) fn check_read_only(body: &SetExpr, at: Option<Position>) -> Result<()> {
     match body {
         SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
             Err(unsupported("a statement that writes after WITH", at))

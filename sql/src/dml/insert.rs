@@ -6,7 +6,7 @@ use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::concat;
 use datafusion::physical_plan::common::collect;
 use datafusion::sql::sqlparser::ast::{
-    Insert, ObjectName, Query, SetExpr, Statement, TableFactor, TableObject, TableWithJoins, Values,
+    Insert, ObjectName, Query, SetExpr, Statement, TableObject, TableWithJoins, Values,
 };
 use kalamdb_engine::{Error as EngineError, Table, TableKind};
 use serde_json::Value;
@@ -18,7 +18,7 @@ use super::returning::{Returning, Written};
 use super::rows::{assemble, inserts, own_partition};
 use super::target::{self, Target};
 use super::values;
-use crate::dialect::position;
+use crate::dialect::{self, position};
 use crate::error::{Error, ErrorCode, Result};
 use crate::functions::evaluate_default;
 use crate::query::{self, Planner};
@@ -104,25 +104,8 @@ fn append(ctx: &StatementContext, table: &Table, rows: RecordBatch) -> Result<Ap
 
 /// The table as RETURNING sees it.
 fn from(statement: &Insert, name: &ObjectName) -> TableWithJoins {
-    use datafusion::sql::sqlparser::ast::TableAlias;
-    let alias = statement.table_alias.as_ref().map(|alias| TableAlias {
-        explicit: true,
-        name: alias.alias.clone(),
-        columns: Vec::new(),
-        at: None,
-    });
-    let relation = TableFactor::Table {
-        name: name.clone(),
-        alias,
-        args: None,
-        with_hints: Vec::new(),
-        version: None,
-        with_ordinality: false,
-        partitions: Vec::new(),
-        json_path: None,
-        sample: None,
-        index_hints: Vec::new(),
-    };
+    let alias = statement.table_alias.as_ref().map(|alias| alias.alias.clone());
+    let relation = dialect::plain_table(name.clone(), alias);
     TableWithJoins { relation, joins: Vec::new() }
 }
 

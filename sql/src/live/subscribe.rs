@@ -134,6 +134,12 @@ fn table(context: &StatementContext, source: &Source) -> Result<Arc<Table>> {
     let written = names::table_ref(&source.name)?;
     let table = match names::resolve(context, &written)? {
         names::Resolved::Table(table) => table,
+        names::Resolved::View(view) => {
+            let message = format!("a live query on view {} is not supported", view.qualified_name());
+            return Err(Error::new(ErrorCode::Unsupported, message)
+                .with_hint("write the view's query out")
+                .with_position(written.position));
+        }
         names::Resolved::Computed(table) => {
             let message = format!(
                 "{}.{} is computed when it is read and has no changes",

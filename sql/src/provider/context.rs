@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::{col, lit};
-use kalamdb_engine::{Table, TableKind};
+use kalamdb_engine::{Table, TableId, TableKind};
 
 use super::access::{Readable, check_read};
 use super::scan::Scans;
@@ -27,7 +27,7 @@ use crate::dialect::TableRef;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::QueryEngine;
 use crate::statement::StatementContext;
-use crate::{functions, names, system};
+use crate::{functions, names, system, views};
 
 /// Which hidden columns a statement names anywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,6 +59,7 @@ pub(crate) struct Binder<'a> {
     naming: Naming,
     scans: Arc<Scans>,
     stand_in: Option<(Arc<Table>, Arc<dyn TableProvider>)>,
+    inside_views: &'a [TableId],
 }
 
 impl<'a> Binder<'a> {
@@ -69,7 +70,12 @@ impl<'a> Binder<'a> {
         naming: Naming,
         scans: Arc<Scans>,
     ) -> Self {
-        Self { ctx, engine, naming, scans, stand_in: None }
+        Self { ctx, engine, naming, scans, stand_in: None, inside_views: &[] }
+    }
+
+    /// Says which views led to the statement, which is the text of the last of them.
+    pub(crate) fn inside_views(&mut self, views: &'a [TableId]) {
+        self.inside_views = views;
     }
 
     /// Lets a name stand for other rows than the table's: those a statement with RETURNING has just written.
@@ -104,6 +110,10 @@ impl<'a> Binder<'a> {
             return Ok(provider_as_source(rows.clone()));
         }
         if let Some(table) = system::computed_table(self.ctx, namespace, name.table())? {
+            return Ok(provider_as_source(table));
+        }
+        if let Some(view) = self.ctx.catalog.view(namespace, name.table()) {
+            let table = views::table(self.ctx, &self.scans, view, self.inside_views)?;
             return Ok(provider_as_source(table));
         }
         let (schema, table) = (name.schema().map(str::to_owned), name.table().to_owned());

@@ -122,12 +122,28 @@ pub(crate) struct Planner<'a> {
     target: Option<TableId>,
     all_params: bool,
     stand_in: Option<(Arc<Table>, Arc<dyn TableProvider>)>,
+    inside_views: Vec<TableId>,
 }
 
 impl<'a> Planner<'a> {
     /// A planner for a statement that only reads.
     pub(crate) fn new(ctx: &'a Arc<StatementContext>) -> Self {
-        Self { ctx, scans: Arc::default(), target: None, all_params: true, stand_in: None }
+        Self {
+            ctx,
+            scans: Arc::default(),
+            target: None,
+            all_params: true,
+            stand_in: None,
+            inside_views: Vec::new(),
+        }
+    }
+
+    /// A planner for the text of the last of `views`, each of which led to the next, in a statement that reads `scans`.
+    #[must_use]
+    pub(crate) fn inside_views(mut self, scans: Arc<Scans>, views: &[TableId]) -> Self {
+        self.scans = scans;
+        self.inside_views = views.to_vec();
+        self
     }
 
     /// Plans for a statement that changes rows of `table`: the query can name `_row_address`, and soft-deleted rows of
@@ -182,6 +198,7 @@ impl<'a> Planner<'a> {
         if let Some((table, rows)) = &self.stand_in {
             binder.stand_in(table, rows.clone());
         }
+        binder.inside_views(&self.inside_views);
         let mut statement = statement.clone();
         if naming.extends() {
             system_columns::narrow_wildcards(&mut statement, &binder)?;

@@ -1,13 +1,14 @@
 //! `information_schema`: the standard's description of what the session may see.
 
+use arrow::datatypes::{Field, Schema};
 use kalamdb_engine::DataType::{self, Int, Text};
 use kalamdb_engine::system::Cell;
-use kalamdb_engine::{Table, TableKind};
+use kalamdb_engine::{Table, TableKind, View};
 
 use super::{INFORMATION_SCHEMA, all, define_table};
 use crate::error::Result;
 use crate::statement::StatementContext;
-use crate::{names, types};
+use crate::{names, types, views};
 
 /// The standard's outermost level of names; there is one.
 const CATALOG: &str = "kalamdb";
@@ -49,7 +50,20 @@ async fn tables(ctx: &StatementContext) -> Result<Vec<Vec<Cell>>> {
             yes_no(false),
         ]
     });
-    Ok(stored.chain(computed).collect())
+    let views = visible_views(ctx).map(|view| {
+        vec![
+            Cell::from(CATALOG),
+            Cell::from(view.namespace.as_str()),
+            Cell::from(view.name.as_str()),
+            Cell::from("VIEW"),
+            yes_no(false),
+        ]
+    });
+    Ok(stored.chain(views).chain(computed).collect())
+}
+
+fn visible_views(ctx: &StatementContext) -> impl Iterator<Item = &std::sync::Arc<View>> {
+    ctx.catalog.views().filter(|view| views::visible(ctx, view))
 }
 
 fn visible(ctx: &StatementContext) -> impl Iterator<Item = &std::sync::Arc<Table>> {
@@ -110,21 +124,33 @@ async fn columns(ctx: &StatementContext) -> Result<Vec<Vec<Cell>>> {
             ]);
         }
     }
-    for table in all().filter(|table| shown(ctx, table.as_ref())) {
-        for (ordinal, field) in (1..).zip(table.schema().fields()) {
-            rows.push(vec![
-                Cell::from(CATALOG),
-                Cell::from(table.namespace()),
-                Cell::from(table.name()),
-                Cell::from(field.name().as_str()),
-                Cell::Int(ordinal),
-                Cell::Null,
-                yes_no(true),
-                Cell::from(types::sql_name(field)),
-            ]);
+    for view in ctx.catalog.views() {
+        // One that the session may not read or that is broken has no columns to show.
+        if let Ok(schema) = views::schema(ctx, view) {
+            rows.extend(described(view.namespace.as_str(), view.name.as_str(), &schema));
         }
     }
+    for table in all().filter(|table| shown(ctx, table.as_ref())) {
+        rows.extend(described(table.namespace(), table.name(), &table.schema()));
+    }
     Ok(rows)
+}
+
+/// The columns of what is no table of the engine.
+fn described(namespace: &str, name: &str, schema: &Schema) -> Vec<Vec<Cell>> {
+    let column = |(ordinal, field): (i64, &std::sync::Arc<Field>)| {
+        vec![
+            Cell::from(CATALOG),
+            Cell::from(namespace),
+            Cell::from(name),
+            Cell::from(field.name().as_str()),
+            Cell::Int(ordinal),
+            Cell::Null,
+            yes_no(field.is_nullable()),
+            Cell::from(types::sql_name(field)),
+        ]
+    };
+    (1..).zip(schema.fields()).map(column).collect()
 }
 
 define_table!(
@@ -150,10 +176,17 @@ define_table!(
     "views",
     everyone: true,
     ["table_catalog": Text, "table_schema": Text, "table_name": Text, "view_definition": Text],
-    views
+    view_rows
 );
 
-/// There are no views yet.
-async fn views(_: &StatementContext) -> Result<Vec<Vec<Cell>>> {
-    Ok(Vec::new())
+async fn view_rows(ctx: &StatementContext) -> Result<Vec<Vec<Cell>>> {
+    let row = |view: &std::sync::Arc<View>| {
+        vec![
+            Cell::from(CATALOG),
+            Cell::from(view.namespace.as_str()),
+            Cell::from(view.name.as_str()),
+            Cell::from(view.definition.query.as_str()),
+        ]
+    };
+    Ok(visible_views(ctx).map(row).collect())
 }

@@ -8,6 +8,7 @@ mod information_schema;
 mod operations;
 mod partitions;
 mod provider;
+pub(crate) mod store;
 
 use std::fmt;
 use std::sync::Arc;

@@ -15,7 +15,11 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::open(tempfile::tempdir().unwrap()).await
+    }
+
+    /// On a directory that may have been used before.
+    pub(crate) async fn open(dir: TempDir) -> Self {
         let mut options = Options::new(dir.path());
         options.query_partitions = 2;
         Self { instance: Instance::open(options).await.unwrap(), _dir: dir }

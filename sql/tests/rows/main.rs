@@ -12,5 +12,7 @@ mod columns;
 mod imports;
 mod inserts;
 mod isolation;
+mod jobs;
 mod plans;
 mod queries;
+mod views;
