@@ -8,23 +8,20 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType, UInt64Type};
 use datafusion::physical_plan::common::collect;
 use datafusion::sql::sqlparser::ast::{
-    AssignmentTarget, Delete, Expr, FromTable, Ident, ObjectName, SelectItem, TableFactor, TableWithJoins,
-    Update, UpdateTableFromKind,
+    Delete, Expr, FromTable, Ident, ObjectName, SelectItem, TableFactor, TableWithJoins, Update,
+    UpdateTableFromKind,
 };
 use kalamdb_engine::{Changed, OldRows, PartitionWrite, Removed, SEQ, Table, TableKind, UPDATED, UserId};
 use serde_json::Value;
 
+use super::assign::{self, Assigned};
 use super::checks::Checks;
-use super::convert::assign;
 use super::retry::{Tries, commit};
 use super::returning::{Returning, Written};
-use super::rows::{assemble, group_by_owner, own_partition};
+use super::rows::{group_by_owner, own_partition};
 use super::select::{numbered, qualifier, select};
-use super::target::{self, Target, is_default};
-use crate::dialect::position;
+use super::target;
 use crate::error::{Error, ErrorCode, Result};
-use crate::functions::evaluate_default;
-use crate::params;
 use crate::provider::{ROW_ADDRESS, Scans, USER};
 use crate::query::{self, Planner};
 use crate::session::Outcome;
@@ -98,17 +95,6 @@ struct Change<'a> {
     assignments: Option<&'a [datafusion::sql::sqlparser::ast::Assignment]>,
     returning: Option<&'a [SelectItem]>,
     params: &'a [Value],
-}
-
-/// A column's position and what it becomes.
-type Assigned = (usize, NewValue);
-
-/// Where a column's new values come from.
-enum NewValue {
-    /// A literal, parameter or default.
-    Constant(ArrayRef),
-    /// One of the computed expressions, by number.
-    Computed(usize),
 }
 
 /// The SELECT and what its columns are: the address, `_seq`, `_updated`, `_user` if rows of several owners may match,
@@ -193,7 +179,8 @@ impl Change<'_> {
             parts.push(Ident::with_quote('"', name));
             Expr::CompoundIdentifier(parts)
         };
-        let (assigned, expressions) = self.assignments(ctx, table)?;
+        let written = self.assignments.unwrap_or_default();
+        let (assigned, expressions) = assign::assignments(ctx, table, written, self.params)?;
         let mut list = vec![named(ROW_ADDRESS), named(SEQ), named(UPDATED)];
         let owned = table.kind == TableKind::User && self.names_user(&expressions)?;
         if owned {
@@ -204,50 +191,6 @@ impl Change<'_> {
         let list = list.into_iter().enumerate().map(|(at, expr)| numbered(expr, at)).collect();
         let statement = select(list, self.from.clone(), self.selection.clone())?;
         Ok(Rewritten { statement, owned, assigned })
-    }
-
-    /// The assigned columns, and the expressions that have to be computed for them.
-    fn assignments(&self, ctx: &StatementContext, table: &Table) -> Result<(Vec<Assigned>, Vec<Expr>)> {
-        let mut assigned: Vec<Assigned> = Vec::new();
-        let mut expressions = Vec::new();
-        for assignment in self.assignments.unwrap_or_default() {
-            let AssignmentTarget::ColumnName(name) = &assignment.target else {
-                return Err(unsupported("SET (a, b) = ..."));
-            };
-            let ident = target::last_ident(name)?;
-            let index = match target::column(ctx, table, ident)? {
-                Target::Column(index) => index,
-                Target::User => {
-                    return Err(
-                        unsupported("moving rows to another user").with_position(position(ident.span))
-                    );
-                }
-            };
-            if assigned.iter().any(|(other, _)| *other == index) {
-                return Err(Error::new(
-                    ErrorCode::InvalidStatement,
-                    format!("column {} is set twice", ident.value),
-                )
-                .with_position(position(ident.span)));
-            }
-            let column = &table.schema.columns()[index];
-            let value = match params::literal(&assignment.value, self.params, &column.data_type) {
-                Ok(Some(value)) => NewValue::Constant(value.to_array()?),
-                Ok(None) if is_default(&assignment.value) => {
-                    NewValue::Constant(evaluate_default(ctx, column, 1)?)
-                }
-                Ok(None) => {
-                    expressions.push(assignment.value.clone());
-                    NewValue::Computed(expressions.len() - 1)
-                }
-                Err(mut error) => {
-                    error.message = format!("column {}: {}", column.name, error.message);
-                    return Err(error);
-                }
-            };
-            assigned.push((index, value));
-        }
-        Ok((assigned, expressions))
     }
 
     /// True if the statement itself names `_user`, so that it reaches the rows of everybody.
@@ -269,7 +212,8 @@ impl Change<'_> {
         let old = RecordBatch::try_new(table.schema.rows().clone(), old_columns.clone())?;
         let new = match self.assignments {
             Some(_) => {
-                let new = new_rows(table, old_columns, rewritten, matched)?;
+                let computed = declared + table.schema.columns().len();
+                let new = assign::new_rows(table, old_columns, &rewritten.assigned, computed, matched)?;
                 Checks::new(ctx, table)?.check(&new)?;
                 Some(new)
             }
@@ -334,27 +278,4 @@ async fn matched(
         true => Ok(all),
         false => Ok(take_record_batch(&all, &UInt32Array::from(first))?),
     }
-}
-
-/// The old columns with the assigned ones replaced.
-fn new_rows(
-    table: &Table,
-    mut columns: Vec<ArrayRef>,
-    rewritten: &Rewritten,
-    matched: &RecordBatch,
-) -> Result<RecordBatch> {
-    for (index, value) in &rewritten.assigned {
-        columns[*index] = match value {
-            NewValue::Constant(one) => repeat(one, matched.num_rows())?,
-            NewValue::Computed(number) => {
-                let at = rewritten.declared_from() + table.schema.columns().len() + number;
-                assign(matched.column(at), &table.schema.columns()[*index])?
-            }
-        };
-    }
-    assemble(table, columns)
-}
-
-fn repeat(one: &ArrayRef, rows: usize) -> Result<ArrayRef> {
-    Ok(datafusion::scalar::ScalarValue::try_from_array(one, 0)?.to_array_of_size(rows)?)
 }

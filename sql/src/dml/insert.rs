@@ -6,7 +6,7 @@ use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::concat;
 use datafusion::physical_plan::common::collect;
 use datafusion::sql::sqlparser::ast::{
-    Insert, ObjectName, Query, SetExpr, Statement, TableObject, TableWithJoins, Values,
+    Insert, ObjectName, OnInsert, Query, SetExpr, Statement, TableObject, TableWithJoins, Values,
 };
 use kalamdb_engine::{Error as EngineError, Table, TableKind};
 use serde_json::Value;
@@ -17,6 +17,7 @@ use super::retry::{Applied, Tries, commit};
 use super::returning::{Returning, Written};
 use super::rows::{assemble, inserts, own_partition};
 use super::target::{self, Target};
+use super::upsert::upsert;
 use super::values;
 use crate::dialect::{self, position};
 use crate::error::{Error, ErrorCode, Result};
@@ -39,6 +40,9 @@ pub(crate) async fn insert(
     let TableObject::TableName(name) = &statement.table else {
         return Err(Error::new(ErrorCode::Unsupported, "INSERT INTO a function or a query is not supported"));
     };
+    if let Some(OnInsert::OnConflict(conflict)) = &statement.on {
+        return Box::pin(upsert(ctx, statement, name, conflict, params)).await;
+    }
     let mut tries = Tries::new(target::table(&ctx, name)?.id);
     loop {
         // Names are resolved anew: the table may have changed, which is one of the reasons for a conflict.
@@ -103,7 +107,7 @@ fn append(ctx: &StatementContext, table: &Table, rows: RecordBatch) -> Result<Ap
 }
 
 /// The table as RETURNING sees it.
-fn from(statement: &Insert, name: &ObjectName) -> TableWithJoins {
+pub(super) fn from(statement: &Insert, name: &ObjectName) -> TableWithJoins {
     let alias = statement.table_alias.as_ref().map(|alias| alias.alias.clone());
     let relation = dialect::plain_table(name.clone(), alias);
     TableWithJoins { relation, joins: Vec::new() }
@@ -112,8 +116,8 @@ fn from(statement: &Insert, name: &ObjectName) -> TableWithJoins {
 fn check_supported(statement: &Insert) -> Result<()> {
     let unsupported =
         |what: &str| Err(Error::new(ErrorCode::Unsupported, format!("{what} is not supported")));
-    if statement.on.is_some() {
-        return unsupported("INSERT ... ON CONFLICT");
+    if matches!(statement.on, Some(OnInsert::DuplicateKeyUpdate(_))) {
+        return unsupported("ON DUPLICATE KEY UPDATE (write ON CONFLICT)");
     }
     if statement.or.is_some() || statement.ignore || statement.replace_into || statement.overwrite {
         return unsupported("INSERT OR ..., INSERT IGNORE, REPLACE and INSERT OVERWRITE");
@@ -128,12 +132,16 @@ fn check_supported(statement: &Insert) -> Result<()> {
 }
 
 /// New rows, and whose they are if the statement says so.
-struct Source {
-    rows: RecordBatch,
-    owners: Option<ArrayRef>,
+pub(super) struct Source {
+    pub(super) rows: RecordBatch,
+    pub(super) owners: Option<ArrayRef>,
 }
 
-async fn rows(
+/// The new rows that a statement gives.
+///
+/// # Errors
+/// What is wrong with its values or its query.
+pub(super) async fn rows(
     ctx: &Arc<StatementContext>,
     table: &Arc<Table>,
     statement: &Insert,

@@ -59,6 +59,7 @@ pub(crate) struct Binder<'a> {
     naming: Naming,
     scans: Arc<Scans>,
     stand_in: Option<(Arc<Table>, Arc<dyn TableProvider>)>,
+    named: &'a [(String, Arc<dyn TableProvider>)],
     inside_views: &'a [TableId],
 }
 
@@ -70,7 +71,12 @@ impl<'a> Binder<'a> {
         naming: Naming,
         scans: Arc<Scans>,
     ) -> Self {
-        Self { ctx, engine, naming, scans, stand_in: None, inside_views: &[] }
+        Self { ctx, engine, naming, scans, stand_in: None, named: &[], inside_views: &[] }
+    }
+
+    /// Gives names to rows that are no table's.
+    pub(crate) fn named(&mut self, named: &'a [(String, Arc<dyn TableProvider>)]) {
+        self.named = named;
     }
 
     /// Says which views led to the statement, which is the text of the last of them.
@@ -101,6 +107,11 @@ impl<'a> Binder<'a> {
         if name.catalog().is_some() {
             return Err(Error::new(ErrorCode::TableNotFound, format!("table {name} does not exist"))
                 .with_hint("a table's name has at most two parts: namespace.table"));
+        }
+        if name.schema().is_none()
+            && let Some((_, rows)) = self.named.iter().find(|(known, _)| known == name.table())
+        {
+            return Ok(provider_as_source(rows.clone()));
         }
         let namespace = name.schema().unwrap_or(&self.ctx.namespace);
         if let Some((table, rows)) = &self.stand_in

@@ -2,6 +2,7 @@
 
 mod access;
 mod context;
+mod keys;
 mod scan;
 mod shape;
 mod stream;
@@ -9,8 +10,9 @@ mod table;
 
 pub(crate) use access::{check_read, check_write};
 pub(crate) use context::{Binder, Naming};
+pub(crate) use keys::{Narrowed, find_keys};
 pub(crate) use scan::Scans;
-pub(crate) use shape::{Shape, ShapeCache};
+pub(crate) use shape::{Extension, Shape, ShapeCache};
 pub(crate) use stream::StreamViews;
 pub(crate) use table::EngineTable;
 

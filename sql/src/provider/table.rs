@@ -20,9 +20,12 @@ use datafusion::physical_expr::expressions::{BinaryExpr as PhysicalBinary, Colum
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExecBuilder;
 use datafusion::physical_plan::union::UnionExec;
-use kalamdb_engine::{ChunkView, SEQ, Segment, Table, TableId, TableKind, TableSchema, UserId};
+use kalamdb_engine::{
+    ChunkView, PartitionView, SEQ, Segment, Table, TableId, TableKind, TableSchema, UserId,
+};
 
 use super::USER;
+use super::keys::{self, Narrowed};
 use super::scan::Scans;
 use super::shape::Shape;
 use crate::error::Error;
@@ -40,6 +43,7 @@ pub(crate) struct EngineTable {
     shape: Arc<Shape>,
     all_users: bool,
     tombstones: AtomicBool,
+    narrowed: Option<Narrowed>,
 }
 
 impl EngineTable {
@@ -51,7 +55,15 @@ impl EngineTable {
         shape: Arc<Shape>,
         all_users: bool,
     ) -> Self {
-        Self { ctx, scans, table, shape, all_users, tombstones: AtomicBool::new(false) }
+        let tombstones = AtomicBool::new(false);
+        Self { ctx, scans, table, shape, all_users, tombstones, narrowed: None }
+    }
+
+    /// The same reference, reading no more than these rows.
+    #[must_use]
+    pub(crate) fn narrowed(mut self, narrowed: Narrowed) -> Self {
+        self.narrowed = Some(narrowed);
+        self
     }
 
     /// The table.
@@ -67,6 +79,9 @@ impl EngineTable {
 
     /// The owners of the partitions to read.
     async fn owners(&self, filters: &[Expr]) -> Result<Vec<Option<UserId>>, Error> {
+        if let Some(narrowed) = &self.narrowed {
+            return Ok(narrowed.owners());
+        }
         if self.table.kind != TableKind::User {
             return Ok(vec![None]);
         }
@@ -82,24 +97,48 @@ impl EngineTable {
         Ok(owners.into_iter().filter(wanted).map(Some).collect())
     }
 
+    /// The addresses of the rows that filters on the whole key leave; `None` if only a scan can tell.
+    async fn fixed_rows(
+        &self,
+        view: &Arc<PartitionView>,
+        filters: &[Expr],
+    ) -> Result<Option<Vec<u64>>, Error> {
+        let Some(wanted) = keys::fixed_by(&self.table, filters) else { return Ok(None) };
+        let found = keys::find_keys(view, wanted).await?;
+        Ok(found.map(|found| {
+            // A list may name a key twice.
+            let addresses: BTreeSet<u64> = found.into_iter().flatten().collect();
+            addresses.into_iter().collect()
+        }))
+    }
+
     async fn chunks(&self, filters: &[Expr]) -> Result<Chunks> {
         let mut chunks = Chunks::default();
         let tombstones = self.tombstones.load(Ordering::Relaxed);
         for user in self.owners(filters).await.map_err(Error::into_datafusion)? {
             let view = self.scans.view(&self.ctx, &self.table, user.as_ref()).await;
             let view = view.map_err(Error::into_datafusion)?;
-            for (at, chunk) in view.chunks.iter().enumerate() {
+            let addresses = match &self.narrowed {
+                Some(narrowed) => narrowed.addresses(user.as_ref()).map(<[u64]>::to_vec),
+                None if tombstones => None,
+                None => self.fixed_rows(&view, filters).await.map_err(Error::into_datafusion)?,
+            };
+            let part: Vec<(usize, ChunkView)> = match &addresses {
+                Some(addresses) => keys::only(&view, addresses),
+                None => view.chunks.iter().cloned().enumerate().collect(),
+            };
+            for (at, chunk) in part {
                 match chunk {
                     ChunkView::Rows(rows) if rows.tombstones && !tombstones => {}
                     ChunkView::Rows(rows) => {
-                        chunks.hot.push(HotChunk { rows: rows.clone(), chunk: at, user: user.clone() });
+                        chunks.hot.push(HotChunk { rows, chunk: at, user: user.clone() });
                     }
                     ChunkView::Segment(chunk) if chunk.segment.meta().live_row_groups == 0 && !tombstones => {
                     }
                     ChunkView::Segment(chunk) => {
                         let part =
                             if chunk.newer_than_snapshot { &mut chunks.newer } else { &mut chunks.cold };
-                        part.push(ColdChunk { chunk: chunk.clone(), index: at, user: user.clone() });
+                        part.push(ColdChunk { chunk, index: at, user: user.clone() });
                     }
                 }
             }

@@ -122,6 +122,7 @@ pub(crate) struct Planner<'a> {
     target: Option<TableId>,
     all_params: bool,
     stand_in: Option<(Arc<Table>, Arc<dyn TableProvider>)>,
+    named: Vec<(String, Arc<dyn TableProvider>)>,
     inside_views: Vec<TableId>,
 }
 
@@ -134,6 +135,7 @@ impl<'a> Planner<'a> {
             target: None,
             all_params: true,
             stand_in: None,
+            named: Vec::new(),
             inside_views: Vec::new(),
         }
     }
@@ -168,6 +170,13 @@ impl<'a> Planner<'a> {
         self
     }
 
+    /// Gives a name to rows that are no table's.
+    #[must_use]
+    pub(crate) fn with_named(mut self, name: &str, rows: Arc<dyn TableProvider>) -> Self {
+        self.named.push((name.to_owned(), rows));
+        self
+    }
+
     /// The views that its plans read.
     pub(crate) fn scans(&self) -> &Arc<Scans> {
         &self.scans
@@ -199,6 +208,7 @@ impl<'a> Planner<'a> {
             binder.stand_in(table, rows.clone());
         }
         binder.inside_views(&self.inside_views);
+        binder.named(&self.named);
         let mut statement = statement.clone();
         if naming.extends() {
             system_columns::narrow_wildcards(&mut statement, &binder)?;

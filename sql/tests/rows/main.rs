@@ -9,6 +9,7 @@ mod alter;
 mod arithmetic;
 mod changes;
 mod columns;
+mod conflicts;
 mod imports;
 mod inserts;
 mod isolation;
