@@ -104,6 +104,9 @@ pub struct TableOptions {
     /// The LOCATION clause as written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
+    /// The storage location that `LOCATION REFERENCE` names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub location_reference: Option<String>,
     /// STREAM: seconds (as milliseconds) a row is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention_millis: Option<u64>,

@@ -348,7 +348,7 @@ pub(crate) fn table_row(table: &Table) -> Result<Vec<Cell>> {
         table.name.as_str().into(),
         table.kind.to_string().into(),
         i64::from(table.schema.version()).into(),
-        options.location.clone().into(),
+        options.location.clone().or_else(|| options.location_reference.clone()).into(),
         serde_json::Value::Object(policy).to_string().into(),
         options.deleted_retention.clone().into(),
         json(options)?.into(),

@@ -88,6 +88,7 @@ pub struct Instance {
     authenticator: Authenticator,
     running: Running,
     jobs: Jobs,
+    locations: tokio::sync::Mutex<()>,
     statement_timeout: Duration,
     settings: Vec<Setting>,
 }
@@ -115,6 +116,7 @@ impl Instance {
             authenticator: Authenticator::new(),
             running: Running::default(),
             jobs: Jobs::default(),
+            locations: tokio::sync::Mutex::default(),
             statement_timeout: options.statement_timeout,
             settings: options.settings,
         });
@@ -205,6 +207,11 @@ impl Instance {
 
     pub(crate) fn running(&self) -> &Running {
         &self.running
+    }
+
+    /// Held by a statement that changes storage locations or makes a table that refers to one.
+    pub(crate) fn locations(&self) -> &tokio::sync::Mutex<()> {
+        &self.locations
     }
 
     pub(crate) fn jobs(&self) -> &Jobs {

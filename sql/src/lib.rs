@@ -32,6 +32,7 @@ mod instance;
 mod jobs;
 mod json;
 mod live;
+mod locations;
 mod names;
 mod opaque;
 mod params;

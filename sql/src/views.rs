@@ -27,6 +27,10 @@ use crate::system::INFORMATION_SCHEMA;
 
 /// How many views may refer to one another in a row.
 const MAX_DEPTH: usize = 16;
+/// Bytes of stack that planning a view may need.
+const STACK_LEFT: usize = 512 << 10;
+/// Bytes of stack that are added where fewer are left.
+const STACK_MORE: usize = 2 << 20;
 
 /// `CREATE VIEW`: the query is checked, with the rights of the session.
 ///
@@ -136,9 +140,12 @@ fn plan(
         return refuse("refers to views that refer to views too deeply");
     }
     let inside: Vec<TableId> = inside.iter().copied().chain([view.id]).collect();
-    let planned = dialect::parse_query(&view.definition.query)
-        .and_then(|statement| plan_query(ctx, scans, &view.namespace, &statement, &inside))
-        .and_then(|plan| renamed(plan, &view.definition.columns));
+    // Views are planned within views, and the planner's frames are large.
+    let planned = stacker::maybe_grow(STACK_LEFT, STACK_MORE, || {
+        dialect::parse_query(&view.definition.query)
+            .and_then(|statement| plan_query(ctx, scans, &view.namespace, &statement, &inside))
+            .and_then(|plan| renamed(plan, &view.definition.columns))
+    });
     planned.map_err(|error| about(view, error))
 }
 

@@ -6,16 +6,18 @@ mod alter;
 mod conditions;
 mod schema;
 
-use kalamdb_engine::{DEFAULT_NAMESPACE, Ddl, NamespaceId, NewTable, SYSTEM_NAMESPACE, TableKind, TableName};
+use kalamdb_engine::{
+    DEFAULT_NAMESPACE, Ddl, NamespaceId, NewTable, SYSTEM_NAMESPACE, TableKind, TableName, TableOptions,
+};
 use serde_json::{Map, Value};
 
 use crate::auth::Role;
 use crate::dialect::{CreateNamespace, CreateTable, TableRef};
 use crate::error::{Error, ErrorCode, Position, Result};
-use crate::names;
 use crate::session::Outcome;
 use crate::statement::StatementContext;
 use crate::system::INFORMATION_SCHEMA;
+use crate::{locations, names};
 
 pub(crate) use alter::alter_table;
 
@@ -122,16 +124,21 @@ pub(crate) async fn create_table(ctx: &StatementContext, wanted: &CreateTable) -
             .with_hint("its options are retention, max_buffer, ephemeral and access")
             .with_position(at));
     }
-    if let Some((location, at)) = &wanted.location_reference {
-        let message = format!("storage location {location} does not exist");
-        return Err(Error::new(ErrorCode::StorageNotFound, message).with_position(*at));
-    }
+    let _locations = match &wanted.location_reference {
+        Some((name, at)) => {
+            let locked = ctx.instance.locations().lock().await;
+            locations::check_reference(ctx, name, *at).await?;
+            Some(locked)
+        }
+        None => None,
+    };
+    let location_reference = wanted.location_reference.as_ref().map(|(name, _)| name.clone());
     let table = NewTable {
         namespace: known.id.clone(),
         name: TableName::new(&wanted.table.name).map_err(|e| Error::from(e).with_position(at))?,
         kind: wanted.kind,
         schema: schema::build(ctx, wanted)?,
-        options: wanted.options.clone(),
+        options: TableOptions { location_reference, ..wanted.options.clone() },
     };
     match ctx.instance.database().ddl(Ddl::CreateTable(Box::new(table))).await.map_err(Error::from) {
         Ok(_) => Ok(Outcome::message(format!("table {full_name} created"))),

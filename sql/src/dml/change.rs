@@ -20,6 +20,7 @@ use super::retry::{Tries, commit};
 use super::returning::{Returning, Written};
 use super::rows::{group_by_owner, own_partition};
 use super::select::{numbered, qualifier, select};
+use super::system;
 use super::target;
 use crate::error::{Error, ErrorCode, Result};
 use crate::provider::{ROW_ADDRESS, Scans, USER};
@@ -40,6 +41,11 @@ pub(crate) async fn update(
         return Err(unsupported("UPDATE with OR, ORDER BY or LIMIT"));
     }
     target::check_text(statement, params)?;
+    if let TableFactor::Table { name, .. } = &statement.table.relation
+        && let Some(id) = system::editable(&ctx, name)?
+    {
+        return Box::pin(system::update(&ctx, id, statement, params)).await;
+    }
     let mut from = vec![statement.table.clone()];
     if let Some(UpdateTableFromKind::BeforeSet(more) | UpdateTableFromKind::AfterSet(more)) = &statement.from
     {
@@ -71,6 +77,11 @@ pub(crate) async fn delete(
     let (FromTable::WithFromKeyword(tables) | FromTable::WithoutKeyword(tables)) = &statement.from;
     if tables.len() != 1 {
         return Err(unsupported("DELETE of several tables"));
+    }
+    if let TableFactor::Table { name, .. } = &tables[0].relation
+        && let Some(id) = system::editable(&ctx, name)?
+    {
+        return Box::pin(system::delete(&ctx, id, statement, params)).await;
     }
     let mut from = tables.clone();
     from.extend(statement.using.iter().flatten().cloned());

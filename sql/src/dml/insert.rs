@@ -16,6 +16,7 @@ use super::convert::assign;
 use super::retry::{Applied, Tries, commit};
 use super::returning::{Returning, Written};
 use super::rows::{assemble, inserts, own_partition};
+use super::system;
 use super::target::{self, Target};
 use super::upsert::upsert;
 use super::values;
@@ -40,6 +41,9 @@ pub(crate) async fn insert(
     let TableObject::TableName(name) = &statement.table else {
         return Err(Error::new(ErrorCode::Unsupported, "INSERT INTO a function or a query is not supported"));
     };
+    if let Some(id) = system::editable(&ctx, name)? {
+        return Box::pin(system::insert(&ctx, id, statement, params)).await;
+    }
     if let Some(OnInsert::OnConflict(conflict)) = &statement.on {
         return Box::pin(upsert(ctx, statement, name, conflict, params)).await;
     }
@@ -147,7 +151,21 @@ pub(super) async fn rows(
     statement: &Insert,
     params: &[Value],
 ) -> Result<Source> {
-    let (targets, columns, count) = match &statement.source {
+    let (targets, columns, count) = written(ctx, table, statement, params).await?;
+    place(ctx, table, &targets, columns, count)
+}
+
+/// The columns that a statement gives, and the number of its rows.
+///
+/// # Errors
+/// As [`rows`].
+pub(super) async fn written(
+    ctx: &Arc<StatementContext>,
+    table: &Arc<Table>,
+    statement: &Insert,
+    params: &[Value],
+) -> Result<(Vec<Target>, Vec<ArrayRef>, usize)> {
+    Ok(match &statement.source {
         None => (Vec::new(), Vec::new(), 1),
         Some(query) => match plain_values(query) {
             Some(list) => {
@@ -158,8 +176,7 @@ pub(super) async fn rows(
             }
             None => selected(ctx, table, statement, query, params).await?,
         },
-    };
-    place(ctx, table, &targets, columns, count)
+    })
 }
 
 /// The VALUES list of a source that is nothing else.

@@ -2,12 +2,12 @@
 
 use kalamdb_engine::DataType::{BigInt, Boolean, Int, Json, Text, Timestamp};
 use kalamdb_engine::SYSTEM_NAMESPACE;
-use kalamdb_engine::system::Cell;
+use kalamdb_engine::system::{self, Cell};
 
-use super::define_table;
+use super::{define_table, store};
 use crate::error::Result;
-use crate::grid;
 use crate::statement::StatementContext;
+use crate::{grid, locations};
 
 define_table!(
     /// `system.namespaces`: what is stored, and how many tables each has.
@@ -30,6 +30,43 @@ async fn namespaces(ctx: &StatementContext) -> Result<Vec<Vec<Cell>>> {
         ]
     });
     Ok(rows.collect())
+}
+
+define_table!(
+    /// `system.storage_locations`: what is stored, and how many tables use each.
+    StorageLocations,
+    SYSTEM_NAMESPACE,
+    "storage_locations",
+    everyone: false,
+    [
+        "location_name": Text,
+        "location_type": Text,
+        "path": Text,
+        "credentials_ref": Text,
+        "usage_count": BigInt,
+        "created_at": Timestamp,
+        "updated_at": Timestamp,
+    ],
+    storage_locations
+);
+
+async fn storage_locations(ctx: &StatementContext) -> Result<Vec<Vec<Cell>>> {
+    let mut rows = Vec::new();
+    store::each(ctx.instance.database(), system::STORAGE_LOCATIONS, |row| {
+        let name = row.required_text("location_name")?;
+        rows.push(vec![
+            Cell::from(name),
+            row.cell("location_type")?,
+            row.cell("path")?,
+            row.cell("credentials_ref")?,
+            grid::count(locations::users_of(&ctx.catalog, name).count() as u64),
+            row.cell("created_at")?,
+            row.cell("updated_at")?,
+        ]);
+        Ok(())
+    })
+    .await?;
+    Ok(rows)
 }
 
 define_table!(

@@ -49,9 +49,10 @@ pub(crate) trait ComputedTable: fmt::Debug + Send + Sync {
 
 /// All computed tables.
 pub(crate) fn all() -> impl Iterator<Item = Arc<dyn ComputedTable>> {
-    let tables: [Arc<dyn ComputedTable>; 12] = [
+    let tables: [Arc<dyn ComputedTable>; 13] = [
         Arc::new(catalog::Namespaces),
         Arc::new(catalog::Columns),
+        Arc::new(catalog::StorageLocations),
         Arc::new(partitions::Partitions),
         Arc::new(partitions::Segments),
         Arc::new(operations::LiveQueries),

@@ -1,14 +1,14 @@
-//! Changing single rows of the stored system tables, which are small: a row is found by looking through them.
+//! Changing rows of the stored system tables, which are small: a row is found by looking through them.
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, UInt32Array};
-use arrow::compute::{take, take_record_batch};
+use arrow::array::{Array, AsArray};
+use arrow::compute::{concat, concat_batches};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use kalamdb_engine::system::{self, Cell, Row};
 use kalamdb_engine::{
-    Changed, Database, Error as EngineError, OldRows, PartitionView, PartitionWrite, Removed, Table, TableId,
-    read,
+    Changed, Database, Error as EngineError, OldRows, PartitionView, PartitionWrite, Removed, Seq, Table,
+    TableId, read,
 };
 
 use crate::error::{Error, Result};
@@ -25,6 +25,85 @@ pub(crate) fn table(database: &Database, id: TableId) -> Result<Arc<Table>> {
     table.ok_or_else(|| Error::internal(format!("system table {id} is not in the catalog")))
 }
 
+/// What becomes of a row.
+#[derive(Debug, Clone)]
+pub(crate) enum Edit {
+    Keep,
+    Replace(Vec<Cell>),
+    Remove,
+}
+
+/// Changes and removes rows and adds others, in one commit. Returns it, if there was anything to do.
+///
+/// # Errors
+/// What the commit says.
+pub(crate) async fn edit(
+    database: &Database,
+    id: TableId,
+    edit: impl Fn(Row<'_>) -> Result<Edit>,
+    insert: &[Vec<Cell>],
+) -> Result<Option<Seq>> {
+    for _ in 0..RETRIES {
+        let table = table(database, id)?;
+        let view = newest(database, &table).await?;
+        let mut write = PartitionWrite::new(table.clone(), None);
+        let (mut replaced, mut removed, mut new) = (Vec::new(), Vec::new(), Vec::new());
+        for part in read::live_rows(&view)? {
+            for row in 0..part.addresses.len() {
+                match edit(Row::new(&part.rows.rows, row))? {
+                    Edit::Keep => {}
+                    Edit::Replace(cells) => {
+                        new.push(cells);
+                        replaced.push(one(&part, row));
+                    }
+                    Edit::Remove => removed.push(one(&part, row)),
+                }
+            }
+        }
+        if let Some((addresses, old)) = joined(replaced)? {
+            write.update = Some(Changed { addresses, old, new: system::batch(&table.schema, &new)? });
+        }
+        if let Some((addresses, old)) = joined(removed)? {
+            write.delete = Some(Removed { addresses, old });
+        }
+        if !insert.is_empty() {
+            write.insert = Some(system::batch(&table.schema, insert)?);
+        }
+        if write.insert.is_none() && write.update.is_none() && write.delete.is_none() {
+            return Ok(None);
+        }
+        write.view = Some(view);
+        match database.commit(vec![write]).await {
+            Err(EngineError::Conflict) => {}
+            other => return Ok(Some(other?.seq)),
+        }
+    }
+    Err(Error::from(EngineError::Conflict))
+}
+
+/// A row with its address.
+fn one(part: &read::Located, row: usize) -> (u64, OldRows) {
+    let old = OldRows {
+        rows: part.rows.rows.slice(row, 1),
+        seqs: part.rows.seqs.slice(row, 1),
+        updated: part.rows.updated.slice(row, 1),
+    };
+    (part.addresses[row], old)
+}
+
+fn joined(rows: Vec<(u64, OldRows)>) -> Result<Option<(Vec<u64>, OldRows)>> {
+    let Some((_, first)) = rows.first() else { return Ok(None) };
+    let schema = first.rows.schema();
+    let seqs: Vec<&dyn Array> = rows.iter().map(|(_, old)| &old.seqs as &dyn Array).collect();
+    let updated: Vec<&dyn Array> = rows.iter().map(|(_, old)| &old.updated as &dyn Array).collect();
+    let old = OldRows {
+        rows: concat_batches(&schema, rows.iter().map(|(_, old)| &old.rows))?,
+        seqs: concat(&seqs)?.as_primitive::<Int64Type>().clone(),
+        updated: concat(&updated)?.as_primitive::<TimestampMicrosecondType>().clone(),
+    };
+    Ok(Some((rows.iter().map(|(address, _)| *address).collect(), old)))
+}
+
 /// Writes a row, in the place of the one whose `column` is `key` if there is one.
 ///
 /// # Errors
@@ -36,50 +115,31 @@ pub(crate) async fn put(
     key: &str,
     cells: &[Cell],
 ) -> Result<()> {
-    for _ in 0..RETRIES {
-        let table = table(database, id)?;
-        let row = system::batch(&table.schema, &[cells.to_vec()])?;
-        let view = newest(database, &table).await?;
-        let mut write = PartitionWrite::new(table, None);
-        match picked(&view, |row| Ok(row.text(column)? == Some(key)))? {
-            Some((addresses, old)) => {
-                write.update = Some(Changed { addresses, old, new: row });
-                write.view = Some(view);
-            }
-            None => write.insert = Some(row),
-        }
-        match database.commit(vec![write]).await {
-            Err(EngineError::Conflict) => {}
-            other => return other.map(drop).map_err(Error::from),
-        }
-    }
-    Err(Error::from(EngineError::Conflict))
+    let mut there = false;
+    each(database, id, |row| {
+        there |= row.text(column)? == Some(key);
+        Ok(())
+    })
+    .await?;
+    let replace = |row: Row<'_>| match row.text(column)? == Some(key) {
+        true => Ok(Edit::Replace(cells.to_vec())),
+        false => Ok(Edit::Keep),
+    };
+    let insert = [cells.to_vec()];
+    edit(database, id, replace, if there { &[] } else { &insert }).await.map(drop)
 }
 
-/// Removes all rows of a kind, in one commit or in several. Returns how many.
+/// Removes all rows of a kind.
 ///
 /// # Errors
-/// What a commit says; those before it stand.
+/// What the commit says.
 pub(crate) async fn remove(
     database: &Database,
     id: TableId,
     unwanted: impl Fn(Row<'_>) -> Result<bool>,
-) -> Result<usize> {
-    let (mut removed, mut lost) = (0, 0);
-    loop {
-        let table = table(database, id)?;
-        let view = newest(database, &table).await?;
-        let Some((addresses, old)) = picked(&view, &unwanted)? else { return Ok(removed) };
-        let count = addresses.len();
-        let mut write = PartitionWrite::new(table, None);
-        write.delete = Some(Removed { addresses, old });
-        write.view = Some(view);
-        match database.commit(vec![write]).await {
-            Ok(_) => removed += count,
-            Err(EngineError::Conflict) if lost < RETRIES => lost += 1,
-            Err(error) => return Err(error.into()),
-        }
-    }
+) -> Result<()> {
+    let remove = |row: Row<'_>| Ok(if unwanted(row)? { Edit::Remove } else { Edit::Keep });
+    edit(database, id, remove, &[]).await.map(drop)
 }
 
 /// Reads all rows.
@@ -101,33 +161,4 @@ pub(crate) async fn each(
 
 async fn newest(database: &Database, table: &Arc<Table>) -> Result<Arc<PartitionView>> {
     Ok(Arc::new(database.view(&database.write_snapshot(), table, None).await?))
-}
-
-/// The rows of a kind in the first chunk that has any.
-fn picked(
-    view: &PartitionView,
-    wanted: impl Fn(Row<'_>) -> Result<bool>,
-) -> Result<Option<(Vec<u64>, OldRows)>> {
-    for part in read::live_rows(view)? {
-        let mut rows = Vec::new();
-        for row in 0..part.addresses.len() {
-            if wanted(Row::new(&part.rows.rows, row))? {
-                rows.push(row as u32);
-            }
-        }
-        if rows.is_empty() {
-            continue;
-        }
-        let addresses = rows.iter().map(|row| part.addresses[*row as usize]).collect();
-        let rows = UInt32Array::from(rows);
-        let old = OldRows {
-            rows: take_record_batch(&part.rows.rows, &rows)?,
-            seqs: take(&part.rows.seqs, &rows, None)?.as_primitive::<Int64Type>().clone(),
-            updated: take(&part.rows.updated, &rows, None)?
-                .as_primitive::<TimestampMicrosecondType>()
-                .clone(),
-        };
-        return Ok(Some((addresses, old)));
-    }
-    Ok(None)
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 pub(crate) struct Directory {
     users: RwLock<Users>,
     /// Held by a statement that changes users, from its look at them to its commit.
-    pub(super) writer: tokio::sync::Mutex<()>,
+    pub(crate) writer: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]

@@ -3,6 +3,7 @@
 //! Rows are written here and nowhere else, so a directory of all accounts is kept in memory: a login costs no scan.
 //! Identity is the user id; `CREATE USER` makes it the username too, and a login takes either.
 
+mod changes;
 mod directory;
 mod rows;
 mod statements;
@@ -12,6 +13,7 @@ use kalamdb_engine::UserId;
 use crate::auth::Role;
 use crate::error::{Error, ErrorCode, Result};
 
+pub(crate) use changes::{changed, check_changes};
 pub(crate) use directory::Directory;
 pub(crate) use statements::{alter, create, create_first, drop, note_login};
 
