@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, Decimal128Array, PrimitiveArray,
 };
+use arrow::compute::{not, nullif, prep_null_mask_filter};
 use arrow::datatypes::{DataType, Decimal128Type, Int64Type, UInt64Type};
 use datafusion::common::{Result, internal_err};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -122,8 +123,12 @@ impl GroupsAccumulator for GroupSums {
         Ok(vec![match opt_filter {
             // Rows for which the filter is false or NULL are as if their value were NULL.
             Some(filter) => {
-                let left_out = arrow::compute::not(&arrow::compute::prep_null_mask_filter(filter))?;
-                arrow::compute::nullif(&wide, &left_out)?
+                let kept = match filter.nulls() {
+                    Some(_) => prep_null_mask_filter(filter),
+                    None => filter.clone(),
+                };
+                let left_out = not(&kept)?;
+                nullif(&wide, &left_out)?
             }
             None => wide,
         }])
@@ -131,5 +136,37 @@ impl GroupsAccumulator for GroupSums {
 
     fn size(&self) -> usize {
         self.sums.capacity() * size_of::<i128>() + self.seen.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+
+    use super::*;
+
+    #[test]
+    fn rows_that_a_filter_leaves_out_are_null_in_the_state() {
+        let sums = GroupSums::new(DataType::Int64);
+        let values: [ArrayRef; 1] = [Arc::new(Int64Array::from(vec![Some(1), Some(2), None]))];
+        for (filter, expected) in [
+            (None, vec![Some(1), Some(2), None]),
+            (Some(BooleanArray::from(vec![true, false, true])), vec![Some(1), None, None]),
+            (Some(BooleanArray::from(vec![None, Some(true), Some(true)])), vec![None, Some(2), None]),
+        ] {
+            let state = sums.convert_to_state(&values, filter.as_ref()).unwrap();
+            let state: Vec<Option<i128>> = state[0].as_primitive::<Decimal128Type>().iter().collect();
+            assert_eq!(state, expected, "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn groups_without_a_value_have_no_sum_and_a_sum_that_does_not_fit_is_an_error() {
+        let mut sums = GroupSums::new(DataType::Int64);
+        let values: [ArrayRef; 1] = [Arc::new(Int64Array::from(vec![Some(i64::MAX), None, Some(1)]))];
+        sums.update_batch(&values, &[0, 1, 0], None, 2).unwrap();
+        assert!(sums.evaluate(EmitTo::First(1)).is_err());
+        let last = sums.evaluate(EmitTo::All).unwrap();
+        assert!(last.is_null(0));
     }
 }
