@@ -27,6 +27,8 @@ use crate::system::INFORMATION_SCHEMA;
 
 /// How many views may refer to one another in a row.
 const MAX_DEPTH: usize = 16;
+/// Stands for a view that has no id yet.
+const NEW_VIEW: TableId = TableId(u64::MAX);
 /// Bytes of stack that planning a view may need.
 const STACK_LEFT: usize = 512 << 10;
 /// Bytes of stack that are added where fewer are left.
@@ -52,7 +54,8 @@ pub(crate) async fn create(ctx: &Arc<StatementContext>, wanted: &CreateView) -> 
     if wanted.if_not_exists && old.is_some() {
         return Ok(Outcome::message(format!("view {full_name} already exists")));
     }
-    let inside: Vec<TableId> = old.map(|view| view.id).into_iter().collect();
+    // One level for the view itself, so that what can be created can be used.
+    let inside = [old.map_or(NEW_VIEW, |view| view.id)];
     let statement = ast::Statement::Query(wanted.query.clone());
     let plan = plan_query(ctx, &Arc::default(), &known.id, &statement, &inside)?;
     let plan = renamed(plan, &wanted.columns).map_err(|error| error.with_position(at))?;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{
     concat_batches, filter_record_batch, interleave_record_batch, prep_null_mask_filter, take,
     take_record_batch,
@@ -382,7 +382,8 @@ impl Upsert<'_> {
                 let held = held.ok_or_else(|| {
                     Error::new(ErrorCode::TypeMismatch, "WHERE of ON CONFLICT DO UPDATE is not a condition")
                 })?;
-                filter_record_batch(&all, &prep_null_mask_filter(held))?
+                let held = if held.null_count() > 0 { prep_null_mask_filter(held) } else { held.clone() };
+                filter_record_batch(&all, &held)?
             }
             _ => all,
         };
