@@ -151,6 +151,8 @@ pub enum Statement {
         /// What to run as that user.
         inner: Box<Statement>,
     },
+    /// `COMPACT TABLE t [FOR USER 'u'] [NOWAIT]`.
+    Compact(Compact),
     /// `EXPORT USER 'u' TO 'path'`.
     Export(Export),
     /// `KILL JOB 'id'`.
@@ -345,6 +347,17 @@ pub struct CreateView {
 pub struct Flush {
     /// The table; all of them if absent.
     pub table: Option<TableRef>,
+    /// One user's partition of a USER table.
+    pub user: Option<String>,
+    /// Answer before it is done.
+    pub nowait: bool,
+}
+
+/// `COMPACT TABLE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compact {
+    /// The table.
+    pub table: TableRef,
     /// One user's partition of a USER table.
     pub user: Option<String>,
     /// Answer before it is done.

@@ -1,6 +1,6 @@
 //! FLUSH, COMPACT, EXPORT, PURGE and KILL.
 
-use super::ast::{Export, Flush, Statement};
+use super::ast::{Compact, Export, Flush, Statement};
 use super::tokens::Tokens;
 use crate::error::Result;
 
@@ -25,6 +25,16 @@ fn for_user(tokens: &mut Tokens<'_>) -> Result<Option<String>> {
         true => Ok(Some(tokens.text_or_name("a user id in quotes")?.0)),
         false => Ok(None),
     }
+}
+
+/// `COMPACT TABLE t [FOR USER 'u'] [NOWAIT]`.
+pub(super) fn compact(tokens: &mut Tokens<'_>) -> Result<Statement> {
+    tokens.expect(&["COMPACT"])?;
+    tokens.expect(&["TABLE"])?;
+    let table = tokens.table()?;
+    let user = for_user(tokens)?;
+    let nowait = tokens.take("NOWAIT");
+    Ok(Statement::Compact(Compact { table, user, nowait }))
 }
 
 /// `EXPORT USER 'u' TO 'path' [NOWAIT]`.

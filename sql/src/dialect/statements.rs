@@ -11,10 +11,9 @@ use super::{alter as alter_table, jobs, manage, table, transaction, view};
 use crate::error::{Error, ErrorCode, Position, Result};
 
 /// Statements that are known but not built yet, by their first words.
-const PLANNED: [(&[&str], &str); 8] = [
+const PLANNED: [(&[&str], &str); 7] = [
     (&["SAVEPOINT"], "savepoints"),
     (&["RELEASE"], "savepoints"),
-    (&["COMPACT"], "COMPACT"),
     (&["BACKUP"], "backups"),
     (&["RESTORE"], "backups"),
     (&["SHOW", "BACKUP"], "backups"),
@@ -77,6 +76,7 @@ fn statement(tokens: &mut Tokens<'_>) -> Result<Statement> {
         "USE" => manage::use_namespace(tokens),
         "FLUSH" => jobs::flush(tokens),
         "KILL" => jobs::kill(tokens),
+        "COMPACT" => jobs::compact(tokens),
         "EXPORT" => jobs::export(tokens),
         "EXECUTE" => execute_as(tokens),
         "BEGIN" | "START" => transaction::begin(tokens),

@@ -5,6 +5,7 @@
 //! stops nothing. `KILL JOB` asks the work to stop; it does between two of its steps. A job that was running when the
 //! server stopped, in whatever way, is `failed` when it is opened again.
 
+mod compact;
 mod export;
 mod flush;
 mod keep;
@@ -29,6 +30,7 @@ use crate::instance::Instance;
 use crate::session::Outcome;
 use crate::statement::StatementContext;
 
+pub(crate) use compact::compact;
 pub(crate) use export::export;
 pub(crate) use flush::flush;
 pub(crate) use keep::{fail_interrupted, keep_for_a_while};

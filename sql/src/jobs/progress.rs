@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorCode, Result};
 pub(crate) struct Progress {
     total: AtomicU64,
     done: AtomicU64,
+    read: AtomicU64,
     written: AtomicU64,
     /// What `has_moved` saw last.
     shown: AtomicU64,
@@ -41,6 +42,11 @@ impl Progress {
         }
     }
 
+    /// Counts bytes read.
+    pub(crate) fn add_read(&self, bytes: u64) {
+        self.read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Counts bytes written.
     pub(crate) fn add_written(&self, bytes: u64) {
         self.written.fetch_add(bytes, Ordering::Relaxed);
@@ -60,6 +66,11 @@ impl Progress {
     pub(super) fn fraction(&self) -> f64 {
         let (done, total) = (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed));
         if total == 0 { 0.0 } else { (done as f64 / total as f64).min(1.0) }
+    }
+
+    /// Bytes read so far.
+    pub(super) fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
     }
 
     /// Bytes written so far.

@@ -79,7 +79,7 @@ impl Job {
             Cell::Null,
             Cell::Null,
             Cell::Null,
-            Cell::Null,
+            grid::count(self.progress.read()),
             grid::count(self.progress.written()),
             Cell::from(instance.database().config().node_id.to_string()),
             Cell::Int(self.created_at),

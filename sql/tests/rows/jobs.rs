@@ -139,3 +139,27 @@ async fn all_rows_of_one_person_are_exported_and_nothing_of_others() {
 fn arrow_text(batches: &[arrow::array::RecordBatch]) -> String {
     batches.iter().map(|batch| format!("{batch:?}")).collect()
 }
+
+#[tokio::test]
+async fn compact_merges_the_files_of_a_table() {
+    let server = Server::start().await;
+    let mut root = server.root();
+    root.run("CREATE TABLE t (id BIGINT PRIMARY KEY, n INT); CREATE USER TABLE u (id BIGINT PRIMARY KEY)")
+        .await;
+    for id in 0..4 {
+        root.run(&format!("INSERT INTO t VALUES ({id}, 0); FLUSH TABLE t; UPDATE t SET n = n + 1")).await;
+    }
+    let (id, result) = job_of(&mut root, "COMPACT TABLE t").await;
+    assert_eq!((&result["partitions"], &result["segments_out"]), (&json!(1), &json!(1)), "{result}");
+    assert_eq!(status(&mut root, &id).await, "completed");
+    let rows = root.rows("SELECT id, n FROM t ORDER BY id").await;
+    assert_eq!(rows, json!([[0, 4], [1, 3], [2, 2], [3, 1]]));
+    assert_eq!(
+        root.rows("SELECT job_type FROM system.jobs WHERE job_type = 'compact'").await,
+        json!([["compact"]])
+    );
+    assert_eq!(server.user("a").fail("COMPACT TABLE t").await.code, ErrorCode::PermissionDenied);
+    assert_eq!(root.fail("COMPACT TABLE t FOR USER 'a'").await.code, ErrorCode::InvalidStatement);
+    let (_, result) = job_of(&mut root, "COMPACT TABLE u FOR USER 'nobody'").await;
+    assert_eq!(result["segments_out"], 0);
+}
