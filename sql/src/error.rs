@@ -160,7 +160,6 @@ fn from_engine(error: &EngineError) -> Error {
         EngineError::InUse { .. } => ErrorCode::InUse,
         EngineError::TooLarge(_) => ErrorCode::TooLarge,
         EngineError::Overloaded(_) => ErrorCode::Overloaded,
-        EngineError::Cancelled(_) => ErrorCode::Cancelled,
         EngineError::Expired { .. } => ErrorCode::CursorExpired,
         EngineError::Cancelled(_) => ErrorCode::Cancelled,
         EngineError::Closed => ErrorCode::ShuttingDown,

@@ -51,11 +51,18 @@ pub(super) fn editable(ctx: &StatementContext, name: &ObjectName) -> Result<Opti
     if namespace != SYSTEM_NAMESPACE || ctx.role() < Role::Dba {
         return Ok(None);
     }
-    Ok(match written.name.as_str() {
-        "users" => Some(system::USERS),
-        "storage_locations" => Some(system::STORAGE_LOCATIONS),
-        _ => None,
-    })
+    let id = match written.name.as_str() {
+        "users" => system::USERS,
+        "storage_locations" => system::STORAGE_LOCATIONS,
+        _ => return Ok(None),
+    };
+    if ctx.transaction.is_some() {
+        let message = format!("changes of {namespace}.{} are not part of a transaction", written.name);
+        return Err(Error::new(ErrorCode::Unsupported, message)
+            .with_hint("they commit by themselves: send them before BEGIN or after COMMIT")
+            .with_position(written.position));
+    }
+    Ok(Some(id))
 }
 
 /// INSERT.

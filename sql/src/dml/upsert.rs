@@ -61,30 +61,26 @@ pub(super) async fn upsert(
     params: &[Value],
 ) -> Result<Outcome> {
     let mut tries = Tries::new(target::table(&ctx, name)?.id);
+    let mut turn = None;
     loop {
-        let turn = tries.begin(&ctx).await;
+        if turn.is_none() {
+            turn = tries.begin(&ctx).await;
+        }
         if turn.is_some() {
             ctx = ctx.renewed();
         }
         let table = target::table(&ctx, name)?;
-        check_target(&ctx, &table, conflict)?;
         let returning = Returning::new(&ctx, &table, from(statement, name), statement.returning.as_deref())?;
-        let alias = statement.table_alias.as_ref().map(|alias| alias.alias.clone());
-        let alias = alias.unwrap_or_else(|| quoted(table.name.as_str()));
-        if names::fold(&alias) == EXCLUDED {
-            let message = "excluded is what ON CONFLICT calls the new rows";
-            return Err(Error::new(ErrorCode::InvalidStatement, message)
-                .with_hint("give the table another name: INSERT INTO excluded AS t ..."));
-        }
-        let source = rows(&ctx, &table, statement, params).await?;
-        Checks::new(&ctx, &table)?.check(&source.rows)?;
-        let proposed = Proposed::new(&ctx, &table, source)?;
-        let action = Action::new(&ctx, &table, conflict, params)?;
-        if matches!(action, Action::Update { .. }) {
-            proposed.check_no_key_twice(&table)?;
-        }
-        let upsert = Upsert { ctx: &ctx, table: &table, alias, proposed, action, params };
-        let Outcomes { writes, written, changes_keys } = upsert.run().await?;
+        let Outcomes { writes, written, changes_keys } =
+            match outcomes(&ctx, &table, statement, conflict, params).await {
+                // A table that it reads was altered since the statement took its catalog.
+                Err(error) if error.code == ErrorCode::Conflict => {
+                    tries.again(&ctx, error)?;
+                    ctx = ctx.renewed();
+                    continue;
+                }
+                outcomes => outcomes?,
+            };
         let count = written.rows.num_rows();
         if count == 0 {
             drop(turn);
@@ -92,10 +88,10 @@ pub(super) async fn upsert(
             ctx.instance.database().until_visible(ctx.snapshot.seq()).await?;
             return returning.outcome(&ctx, Written::nothing(&table)?, None).await;
         }
-        match commit(&ctx, writes, turn).await {
-            Ok(committed) => {
-                let mut outcome = returning.outcome(&ctx, written, Some(committed)).await?;
-                outcome.affected_rows = Some(count as u64);
+        match commit(&ctx, writes, &mut turn).await {
+            Ok(applied) => {
+                let mut outcome = returning.outcome(&ctx, written, Some(applied.versions)).await?;
+                (outcome.affected_rows, outcome.seq) = (Some(count as u64), applied.seq);
                 return Ok(outcome);
             }
             Err(error) => {
@@ -104,11 +100,37 @@ pub(super) async fn upsert(
                 if error.code == ErrorCode::UniqueViolation && !changes_keys {
                     error.code = ErrorCode::Conflict;
                 }
-                tries.again(error)?;
+                tries.again(&ctx, error)?;
             }
         }
         ctx = ctx.renewed();
     }
+}
+
+/// What one try of the statement wants to commit.
+async fn outcomes(
+    ctx: &Arc<StatementContext>,
+    table: &Arc<Table>,
+    statement: &Insert,
+    conflict: &OnConflict,
+    params: &[Value],
+) -> Result<Outcomes> {
+    check_target(ctx, table, conflict)?;
+    let alias = statement.table_alias.as_ref().map(|alias| alias.alias.clone());
+    let alias = alias.unwrap_or_else(|| quoted(table.name.as_str()));
+    if names::fold(&alias) == EXCLUDED {
+        let message = "excluded is what ON CONFLICT calls the new rows";
+        return Err(Error::new(ErrorCode::InvalidStatement, message)
+            .with_hint("give the table another name: INSERT INTO excluded AS t ..."));
+    }
+    let source = rows(ctx, table, statement, params).await?;
+    Checks::new(ctx, table)?.check(&source.rows)?;
+    let proposed = Proposed::new(ctx, table, source)?;
+    let action = Action::new(ctx, table, conflict, params)?;
+    if matches!(action, Action::Update { .. }) {
+        proposed.check_no_key_twice(table)?;
+    }
+    Upsert { ctx, table, alias, proposed, action, params }.run().await
 }
 
 /// The only thing that is unique is the primary key.
