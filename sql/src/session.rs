@@ -375,6 +375,7 @@ async fn change(ctx: Arc<StatementContext>, statement: Statement) -> Result<Outc
         Statement::DropView { view, if_exists } => views::drop(&ctx, view, *if_exists).await,
         Statement::Flush(flush) => jobs::flush(&ctx, flush).await,
         Statement::Compact(compact) => jobs::compact(&ctx, compact).await,
+        Statement::Purge(purge) => jobs::purge(&ctx, purge).await,
         Statement::Export(export) => jobs::export(&ctx, export).await,
         Statement::KillJob { job_id, position } => jobs::kill(&ctx, job_id, *position).await,
         Statement::CreateUser(user) => users::create(&ctx, user).await,

@@ -155,6 +155,8 @@ pub enum Statement {
     Compact(Compact),
     /// `EXPORT USER 'u' TO 'path'`.
     Export(Export),
+    /// `PURGE USER 'u' [NOWAIT]`.
+    Purge(Purge),
     /// `KILL JOB 'id'`.
     KillJob {
         /// The job id.
@@ -360,6 +362,17 @@ pub struct Compact {
     pub table: TableRef,
     /// One user's partition of a USER table.
     pub user: Option<String>,
+    /// Answer before it is done.
+    pub nowait: bool,
+}
+
+/// `PURGE USER`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purge {
+    /// Whose rows.
+    pub user: String,
+    /// Where the user was written.
+    pub position: Option<Position>,
     /// Answer before it is done.
     pub nowait: bool,
 }

@@ -1,6 +1,6 @@
 //! FLUSH, COMPACT, EXPORT, PURGE and KILL.
 
-use super::ast::{Compact, Export, Flush, Statement};
+use super::ast::{Compact, Export, Flush, Purge, Statement};
 use super::tokens::Tokens;
 use crate::error::Result;
 
@@ -35,6 +35,15 @@ pub(super) fn compact(tokens: &mut Tokens<'_>) -> Result<Statement> {
     let user = for_user(tokens)?;
     let nowait = tokens.take("NOWAIT");
     Ok(Statement::Compact(Compact { table, user, nowait }))
+}
+
+/// `PURGE USER 'u' [NOWAIT]`.
+pub(super) fn purge(tokens: &mut Tokens<'_>) -> Result<Statement> {
+    tokens.expect(&["PURGE"])?;
+    tokens.expect(&["USER"])?;
+    let (user, position) = tokens.text_or_name("a user id in quotes")?;
+    let nowait = tokens.take("NOWAIT");
+    Ok(Statement::Purge(Purge { user, position, nowait }))
 }
 
 /// `EXPORT USER 'u' TO 'path' [NOWAIT]`.

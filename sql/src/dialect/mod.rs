@@ -30,8 +30,8 @@ use crate::error::{Error, ErrorCode, Position, Result};
 
 pub(crate) use ast::{AlterTable, Alteration, ColumnDef, Named};
 pub use ast::{
-    Compact, CreateNamespace, CreateTable, CreateUser, CreateView, Export, Flush, ParsedStatement, Statement,
-    TableRef,
+    Compact, CreateNamespace, CreateTable, CreateUser, CreateView, Export, Flush, ParsedStatement, Purge,
+    Statement, TableRef,
 };
 pub(crate) use grammar::KalamDialect;
 pub(crate) use options::alter as alter_option;

@@ -11,13 +11,12 @@ use super::{alter as alter_table, jobs, manage, table, transaction, view};
 use crate::error::{Error, ErrorCode, Position, Result};
 
 /// Statements that are known but not built yet, by their first words.
-const PLANNED: [(&[&str], &str); 7] = [
+const PLANNED: [(&[&str], &str); 6] = [
     (&["SAVEPOINT"], "savepoints"),
     (&["RELEASE"], "savepoints"),
     (&["BACKUP"], "backups"),
     (&["RESTORE"], "backups"),
     (&["SHOW", "BACKUP"], "backups"),
-    (&["PURGE"], "PURGE"),
     (&["CREATE", "INDEX"], "secondary indexes"),
 ];
 
@@ -77,6 +76,7 @@ fn statement(tokens: &mut Tokens<'_>) -> Result<Statement> {
         "FLUSH" => jobs::flush(tokens),
         "KILL" => jobs::kill(tokens),
         "COMPACT" => jobs::compact(tokens),
+        "PURGE" => jobs::purge(tokens),
         "EXPORT" => jobs::export(tokens),
         "EXECUTE" => execute_as(tokens),
         "BEGIN" | "START" => transaction::begin(tokens),

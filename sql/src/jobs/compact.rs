@@ -21,7 +21,7 @@ use crate::statement::StatementContext;
 /// compacted.
 pub(crate) async fn compact(ctx: &Arc<StatementContext>, wanted: &Compact) -> Result<Outcome> {
     ctx.require(Role::Dba, "COMPACT")?;
-    let work = targets(ctx, Some(&wanted.table), wanted.user.as_deref()).await?;
+    let work = targets(ctx, Some(&wanted.table), wanted.user.as_deref(), true).await?;
     let table = names::engine_table(ctx, &wanted.table)?;
     let about = About {
         kind: "compact",

@@ -11,6 +11,7 @@ mod flush;
 mod keep;
 mod kill;
 mod progress;
+mod purge;
 mod row;
 mod targets;
 
@@ -36,6 +37,7 @@ pub(crate) use flush::flush;
 pub(crate) use keep::{fail_interrupted, keep_for_a_while};
 pub(crate) use kill::kill;
 pub(crate) use progress::Progress;
+pub(crate) use purge::purge;
 use row::{Job, Status};
 
 /// How often the row of a running job is brought up to date.

@@ -12,7 +12,8 @@ use crate::statement::StatementContext;
 /// A partition.
 pub(super) type Target = (Arc<Table>, Option<UserId>);
 
-/// The partitions of a table, or of all tables; of a USER table one user's only, if one is named.
+/// The partitions of a table, or of all tables; of a USER table one user's only, if one is named, and otherwise all of
+/// them as one, or each by itself if `each`.
 ///
 /// # Errors
 /// [`ErrorCode::TableNotFound`]; [`ErrorCode::InvalidStatement`] for a table without such partitions.
@@ -20,6 +21,7 @@ pub(super) async fn targets(
     ctx: &StatementContext,
     written: Option<&TableRef>,
     user: Option<&str>,
+    each: bool,
 ) -> Result<Vec<Target>> {
     let user = user.map(UserId::new).transpose()?;
     let tables = match written {
@@ -35,7 +37,7 @@ pub(super) async fn targets(
             }
             (TableKind::Stream, _) => {}
             (TableKind::User, Some(user)) => targets.push((table, Some(user.clone()))),
-            (TableKind::User, None) => {
+            (TableKind::User, None) if each => {
                 let users = ctx.instance.database().users_of(&table).await?;
                 targets.extend(users.into_iter().map(|user| (table.clone(), Some(user))));
             }
@@ -43,7 +45,7 @@ pub(super) async fn targets(
                 let message = format!("table {} has no partition of a user", table.qualified_name());
                 return Err(Error::new(ErrorCode::InvalidStatement, message));
             }
-            (TableKind::Shared | TableKind::System, None) => targets.push((table, None)),
+            (TableKind::User | TableKind::Shared | TableKind::System, None) => targets.push((table, None)),
         }
     }
     Ok(targets)
