@@ -60,7 +60,7 @@ pub(super) async fn upsert(
     conflict: &OnConflict,
     params: &[Value],
 ) -> Result<Outcome> {
-    let mut tries = Tries::new(target::table(&ctx, name)?.id);
+    let mut tries = Tries::new(target::changeable(&ctx, name)?.id);
     let mut turn = None;
     loop {
         if turn.is_none() {
@@ -69,7 +69,7 @@ pub(super) async fn upsert(
         if turn.is_some() {
             ctx = ctx.renewed();
         }
-        let table = target::table(&ctx, name)?;
+        let table = target::changeable(&ctx, name)?;
         let returning = Returning::new(&ctx, &table, from(statement, name), statement.returning.as_deref())?;
         let Outcomes { writes, written, changes_keys } =
             match outcomes(&ctx, &table, statement, conflict, params).await {
