@@ -246,7 +246,8 @@ impl Plan {
         }
         let tables: Vec<Arc<Table>> = self.next.tables_in(name.as_str()).cloned().collect();
         let views: Vec<Arc<View>> = self.next.views_in(name.as_str()).cloned().collect();
-        if !(tables.is_empty() && views.is_empty()) && !cascade {
+        let is_empty = tables.is_empty() && views.is_empty();
+        if !is_empty && !cascade {
             let tables = tables.iter().map(|table| table.qualified_name());
             let users = tables.chain(views.iter().map(|view| view.qualified_name()));
             let users = users.collect::<Vec<_>>().join(", ");
