@@ -239,7 +239,7 @@ fn keys(table: &Table, rows: &RecordBatch) -> Vec<ArrayRef> {
 /// What becomes of rows whose key is there.
 enum Action {
     Nothing,
-    Update { assigned: Vec<Assigned>, expressions: Vec<Expr>, condition: Option<Expr> },
+    Update { assigned: Vec<Assigned>, expressions: Vec<Expr>, condition: Option<Box<Expr>> },
 }
 
 impl Action {
@@ -253,7 +253,7 @@ impl Action {
                 return Err(*error);
             }
         }
-        Ok(Self::Update { assigned, expressions, condition })
+        Ok(Self::Update { assigned, expressions, condition: condition.map(Box::new) })
     }
 }
 
@@ -421,7 +421,7 @@ impl Upsert<'_> {
             list.extend([there(ROW_ADDRESS), there(SEQ), there(UPDATED)]);
             list.extend(self.table.schema.columns().iter().map(|column| there(&column.name)));
             list.extend(expressions.iter().cloned());
-            list.extend(condition.clone());
+            list.extend(condition.as_deref().cloned());
         }
         let list = list.into_iter().enumerate().map(|(at, expr)| numbered(expr, at)).collect();
         let key =
