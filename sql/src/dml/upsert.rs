@@ -373,7 +373,7 @@ impl Upsert<'_> {
         for (user, rows) in &self.proposed.groups {
             let view = scans.view(self.ctx, self.table, user.as_ref()).await?;
             let rows = take_record_batch(&self.proposed.source.rows, &UInt32Array::from(rows.clone()))?;
-            let found = find_keys(&view, keys(self.table, &rows)).await?;
+            let found = find_keys(self.ctx, &view, keys(self.table, &rows)).await?;
             narrowed.add(user.clone(), found.map(|found| found.into_iter().flatten().collect()));
         }
         Ok(narrowed)

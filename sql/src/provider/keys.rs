@@ -14,6 +14,7 @@ use kalamdb_engine::{ChunkView, PartitionView, Table, UserId};
 use roaring::RoaringBitmap;
 
 use crate::error::{Error, Result};
+use crate::statement::StatementContext;
 
 /// The most keys of one scan that are looked up; for more, reading everything is not slower.
 const MAX_KEYS: usize = 1_000;
@@ -61,9 +62,14 @@ pub(super) fn only(view: &PartitionView, addresses: &[u64]) -> Vec<(usize, Chunk
 /// # Errors
 /// The engine's, if a segment is damaged.
 pub(crate) async fn find_keys(
+    ctx: &StatementContext,
     view: &Arc<PartitionView>,
     keys: Vec<ArrayRef>,
 ) -> Result<Option<Vec<Option<u64>>>> {
+    // The key index does not know what a transaction has written so far.
+    if ctx.transaction.is_some() {
+        return Ok(None);
+    }
     if !view.chunks.iter().any(|chunk| matches!(chunk, ChunkView::Segment(_))) {
         return Ok(view.find(&keys)?);
     }

@@ -104,7 +104,7 @@ impl EngineTable {
         filters: &[Expr],
     ) -> Result<Option<Vec<u64>>, Error> {
         let Some(wanted) = keys::fixed_by(&self.table, filters) else { return Ok(None) };
-        let found = keys::find_keys(view, wanted).await?;
+        let found = keys::find_keys(&self.ctx, view, wanted).await?;
         Ok(found.map(|found| {
             // A list may name a key twice.
             let addresses: BTreeSet<u64> = found.into_iter().flatten().collect();
