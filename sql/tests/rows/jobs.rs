@@ -185,8 +185,7 @@ async fn purge_removes_the_rows_of_one_person_from_every_table() {
     assert_eq!(server.user("ann").fail("PURGE USER 'ann'").await.code, ErrorCode::PermissionDenied);
     let (id, _) = job_of(&mut root, "PURGE USER 'ann'").await;
     assert_eq!(status(&mut root, &id).await, "completed");
-    let rows =
-        "SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b), (SELECT count(*) FROM a WHERE _deleted)";
+    let rows = "SELECT (SELECT count(*) FROM a) AS a, (SELECT count(*) FROM b) AS b, (SELECT count(*) FROM a WHERE _deleted) AS gone";
     assert_eq!(server.user("ann").rows(rows).await, json!([[0, 0, 0]]));
     assert_eq!(server.user("bob").rows(rows).await, json!([[2, 1, 1]]));
     server.user("ann").run("INSERT INTO a VALUES (1)").await;
