@@ -137,7 +137,6 @@ async fn wrong_tables_are_refused_with_the_place() {
         ("CREATE TABLE t (a INT DEFAULT b + 1, b INT)", ErrorCode::InvalidStatement, 31),
         ("CREATE TABLE t (a INT DEFAULT no_such_function())", ErrorCode::InvalidStatement, 31),
         ("CREATE TABLE nowhere.t (a INT)", ErrorCode::NamespaceNotFound, 14),
-        ("CREATE STREAM TABLE t (a INT) WITH (retention = '1s')", ErrorCode::Unsupported, 21),
         ("CREATE TABLE t (a INT) LOCATION REFERENCE 'cold'", ErrorCode::StorageNotFound, 43),
     ];
     for (sql, code, position) in cases {

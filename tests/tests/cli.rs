@@ -122,7 +122,7 @@ fn rows_are_imported_from_files_and_standard_input_in_every_text_format() {
 fn version_help_and_configuration_are_shown() {
     let version = Command::run(&["version"], &[]).success();
     assert!(version.contains(env!("CARGO_PKG_VERSION")) && version.contains("commit"), "{version}");
-    assert!(version.contains("formats: log 1, log record 1, manifest 1"), "{version}");
+    assert!(version.contains("formats: log 1, log record 2, manifest 1"), "{version}");
     let help = Command::run(&["--help"], &[]).success();
     for command in ["serve", "sql", "import", "check", "repair", "version"] {
         assert!(help.contains(command), "{command}: {help}");

@@ -29,6 +29,10 @@ pub(super) fn create(tokens: &mut Tokens<'_>) -> Result<Statement> {
     }
     tokens.expect(&["AS"])?;
     let at = tokens.here();
+    // sqlparser takes these for queries, which they are after WITH only.
+    if ["DELETE", "INSERT", "MERGE", "UPDATE"].iter().any(|writes| tokens.sees_all(&[writes])) {
+        return Err(tokens.expected("SELECT"));
+    }
     let query = tokens.parser.parse_query()?;
     check_read_only(&query.body, at)?;
     Ok(Statement::CreateView(Box::new(CreateView { view, replace, if_not_exists, columns, query })))
