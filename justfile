@@ -25,7 +25,7 @@ crash rounds="50":
 
 # Fuzz one target, for example `just fuzz wal_decode 600`.
 fuzz target seconds="60":
-    cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run {{target}} -- -max_total_time={{seconds}}
+    cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none {{target}} -- -max_total_time={{seconds}}
 
 # Side-by-side benchmarks as one table.
 bench:
