@@ -128,25 +128,19 @@ impl Change<'_> {
         let mut tries = Tries::new(target::changeable(&ctx, name)?.id);
         let mut turn = None;
         loop {
-            if turn.is_none() {
-                turn = tries.begin(&ctx).await;
-            }
-            if turn.is_some() {
-                ctx = ctx.renewed();
-            }
+            ctx = tries.begin(ctx, &mut turn).await;
             let table = target::changeable(&ctx, name)?;
             let target = TableWithJoins { relation: self.from[0].relation.clone(), joins: Vec::new() };
             let returning = Returning::new(&ctx, &table, target, self.returning)?;
             let rewritten = self.rewrite(&ctx, &table)?;
             let planner = Planner::new(&ctx).with_target(&table);
             let matched = match matched(&ctx, &planner, &rewritten, self.params).await {
-                // A table was altered since the statement took its catalog.
-                Err(error) if error.code == ErrorCode::Conflict => {
-                    tries.again(&ctx, error)?;
-                    ctx = ctx.renewed();
+                Ok(matched) => matched,
+                // A conflict: a table was altered since the statement took its catalog.
+                Err(error) => {
+                    ctx = tries.again(&ctx, error)?;
                     continue;
                 }
-                matched => matched?,
             };
             let count = matched.num_rows();
             if count == 0 {
@@ -162,9 +156,8 @@ impl Change<'_> {
                     (outcome.affected_rows, outcome.seq) = (Some(count as u64), applied.seq);
                     return Ok(outcome);
                 }
-                Err(error) => tries.again(&ctx, error.into())?,
+                Err(error) => ctx = tries.again(&ctx, error.into())?,
             }
-            ctx = ctx.renewed();
         }
     }
 

@@ -64,13 +64,12 @@ pub(crate) async fn insert(
         }
         let returning = Returning::new(&ctx, &table, from(statement, name), statement.returning.as_deref())?;
         let source = match rows(&ctx, &table, statement, params).await {
-            // A table that it reads was altered since the statement took its catalog.
-            Err(error) if error.code == ErrorCode::Conflict => {
-                tries.again(&ctx, error)?;
-                ctx = ctx.renewed();
+            Ok(source) => source,
+            // A conflict: a table that it reads was altered since the statement took its catalog.
+            Err(error) => {
+                ctx = tries.again(&ctx, error)?;
                 continue;
             }
-            source => source?,
         };
         Checks::new(&ctx, &table)?.check(&source.rows)?;
         let count = source.rows.num_rows();
@@ -97,9 +96,8 @@ pub(crate) async fn insert(
                 (outcome.affected_rows, outcome.seq) = (Some(count as u64), applied.seq);
                 return Ok(outcome);
             }
-            Err(error) => tries.again(&ctx, error.into())?,
+            Err(error) => ctx = tries.again(&ctx, error.into())?,
         }
-        ctx = ctx.renewed();
     }
 }
 

@@ -84,8 +84,20 @@ impl Tries {
         Self { table, lost: 0 }
     }
 
-    /// Waits for the table's turn, if this try needs it.
-    pub(super) async fn begin(&self, ctx: &StatementContext) -> Option<MyTurn> {
+    /// Begins a try: waits for the table's turn, if this try needs it and does not have it yet. Returns the context to try
+    /// with; who has the turn reads the newest applied state.
+    pub(super) async fn begin(
+        &self,
+        ctx: Arc<StatementContext>,
+        turn: &mut Option<MyTurn>,
+    ) -> Arc<StatementContext> {
+        if turn.is_none() {
+            *turn = self.turn(&ctx).await;
+        }
+        if turn.is_some() { ctx.renewed() } else { ctx }
+    }
+
+    async fn turn(&self, ctx: &StatementContext) -> Option<MyTurn> {
         if ctx.transaction.is_some() {
             return None;
         }
@@ -95,11 +107,11 @@ impl Tries {
         if crowded || self.lost >= OPTIMISTIC { Some(turns.take(turn).await) } else { None }
     }
 
-    /// True if the statement is to be tried again after this error.
+    /// The context for the next try, at the newest applied state, if this error is a reason for one.
     ///
     /// # Errors
     /// Any error but a conflict; [`ErrorCode::Conflict`] after too many of them.
-    pub(super) fn again(&mut self, ctx: &StatementContext, error: Error) -> Result<()> {
+    pub(super) fn again(&mut self, ctx: &StatementContext, error: Error) -> Result<Arc<StatementContext>> {
         if error.code != ErrorCode::Conflict {
             return Err(error);
         }
@@ -108,7 +120,7 @@ impl Tries {
         }
         self.lost += 1;
         if self.lost < TRIES {
-            return Ok(());
+            return Ok(ctx.renewed());
         }
         Err(error.with_hint("many clients write these rows at once: try again"))
     }

@@ -63,23 +63,17 @@ pub(super) async fn upsert(
     let mut tries = Tries::new(target::changeable(&ctx, name)?.id);
     let mut turn = None;
     loop {
-        if turn.is_none() {
-            turn = tries.begin(&ctx).await;
-        }
-        if turn.is_some() {
-            ctx = ctx.renewed();
-        }
+        ctx = tries.begin(ctx, &mut turn).await;
         let table = target::changeable(&ctx, name)?;
         let returning = Returning::new(&ctx, &table, from(statement, name), statement.returning.as_deref())?;
         let Outcomes { writes, written, changes_keys } =
             match outcomes(&ctx, &table, statement, conflict, params).await {
-                // A table that it reads was altered since the statement took its catalog.
-                Err(error) if error.code == ErrorCode::Conflict => {
-                    tries.again(&ctx, error)?;
-                    ctx = ctx.renewed();
+                Ok(outcomes) => outcomes,
+                // A conflict: a table that it reads was altered since the statement took its catalog.
+                Err(error) => {
+                    ctx = tries.again(&ctx, error)?;
                     continue;
                 }
-                outcomes => outcomes?,
             };
         let count = written.rows.num_rows();
         if count == 0 {
@@ -100,10 +94,9 @@ pub(super) async fn upsert(
                 if error.code == ErrorCode::UniqueViolation && !changes_keys {
                     error.code = ErrorCode::Conflict;
                 }
-                tries.again(&ctx, error)?;
+                ctx = tries.again(&ctx, error)?;
             }
         }
-        ctx = ctx.renewed();
     }
 }
 
