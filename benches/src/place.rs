@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kalamdb_wal::{DirEntry, Disk, DiskFile, RealDisk};
+use kalamdb_wal::{Access, DirEntry, Disk, DiskFile, RealDisk};
 use tempfile::TempDir;
 
 /// See the module.
@@ -115,7 +115,7 @@ impl DiskFile for PacedFile {
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }
-    fn map(&self) -> io::Result<Bytes> {
-        self.file.map()
+    fn map(&self, access: Access) -> io::Result<Bytes> {
+        self.file.map(access)
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Lsn;
-use crate::disk::Disk;
+use crate::disk::{Access, Disk};
 use crate::error::Error;
 use crate::mark::Mark;
 use crate::recovery::{Verdict, read_sealed, read_tail};
@@ -95,7 +95,8 @@ fn read_one(segment: &Arc<Segment>, durable: Lsn) -> Result<(Verdict, SegmentRep
             Err(Error::Corrupt { segment: path, offset, reason }) => {
                 let at = usize::try_from(offset).unwrap_or(usize::MAX);
                 let lost = first + report.records;
-                let following = look_beyond(&segment.map()?, segment.header.salt, at, lost).records;
+                let following =
+                    look_beyond(&segment.map(Access::Whole)?, segment.header.salt, at, lost).records;
                 Verdict::Corrupt { segment: path, offset, reason, following }
             }
             Err(other) => return Err(other),

@@ -45,6 +45,16 @@ pub struct DirEntry {
     pub is_dir: bool,
 }
 
+/// How a mapped file will be read; only speed depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// All of it, soon: worth having the pages at hand before the first is touched, since one fault per few pages costs
+    /// about as much as checking what they hold.
+    Whole,
+    /// Some places, in any order.
+    Parts,
+}
+
 /// An open file. All calls take an offset, so one handle serves many threads.
 pub trait DiskFile: Debug + Send + Sync {
     /// Reads up to `buf.len()` bytes; 0 only at or past the end of the file.
@@ -65,5 +75,5 @@ pub trait DiskFile: Debug + Send + Sync {
     }
     /// A read-only view of the file as long as it is now. The caller promises that nobody writes to the mapped range
     /// while the view lives; removing the name is fine.
-    fn map(&self) -> io::Result<Bytes>;
+    fn map(&self, access: Access) -> io::Result<Bytes>;
 }

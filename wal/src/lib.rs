@@ -71,7 +71,7 @@ mod writer;
 
 pub use check::{CheckReport, SegmentReport, check};
 pub use clock::{Clock, SystemClock};
-pub use disk::{DirEntry, Disk, DiskFile};
+pub use disk::{Access, DirEntry, Disk, DiskFile};
 pub use error::Error;
 pub use header::VERSION as FORMAT;
 pub use log::Log;

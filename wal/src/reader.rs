@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::Lsn;
+use crate::disk::Access;
 use crate::durable::read_range;
 use crate::error::Error;
 use crate::frame::{self, FRAME_HEADER};
@@ -106,7 +107,7 @@ impl Reader {
     fn fill(&mut self) -> Result<(), Error> {
         if self.segment.sealed().is_some() {
             if self.window.is_empty() || self.window_at > 0 || self.short() {
-                self.window = self.segment.map()?;
+                self.window = self.segment.map(Access::Parts)?;
                 self.window_at = 0;
             }
             return Ok(());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use memmap2::{Advice, Mmap};
 
-use crate::disk::{DirEntry, Disk, DiskFile};
+use crate::disk::{Access, DirEntry, Disk, DiskFile};
 
 /// The machine's own filesystem.
 #[derive(Debug, Clone, Copy, Default)]
@@ -103,7 +103,7 @@ impl DiskFile for RealFile {
         Ok(self.0.metadata()?.len())
     }
 
-    fn map(&self) -> io::Result<Bytes> {
+    fn map(&self, access: Access) -> io::Result<Bytes> {
         if self.is_empty()? {
             return Ok(Bytes::new());
         }
@@ -111,8 +111,15 @@ impl DiskFile for RealFile {
         // SAFETY: the trait makes the caller promise that nobody writes to or shortens the mapped range while the
         // view lives; the log maps sealed segments only and never reuses one whose view is alive.
         let map = unsafe { Mmap::map(&self.0)? };
-        // Advice can only speed things up, so a kernel that does not know it changes nothing.
-        let _ = map.advise(Advice::Sequential);
+        // Advice can only speed things up, so a kernel that does not know it (before Linux 5.14) changes nothing.
+        #[cfg(target_os = "linux")]
+        if access == Access::Whole && map.advise(Advice::PopulateRead).is_err() {
+            let _ = map.advise(Advice::Sequential);
+        }
+        #[cfg(not(target_os = "linux"))]
+        if access == Access::Whole {
+            let _ = map.advise(Advice::Sequential);
+        }
         Ok(Bytes::from_owner(map))
     }
 }

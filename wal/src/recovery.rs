@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::disk::Disk;
+use crate::disk::{Access, Disk};
 use crate::durable::read_range;
 use crate::error::{Error, IoContext};
 use crate::frame::TERMINATOR;
@@ -112,7 +112,7 @@ pub(crate) fn recover(
 
 /// Reads a sealed segment to its end; anything but whole records up to the last one is damage.
 pub(crate) fn read_sealed(segment: &Segment, each: &mut Replay<'_>) -> Result<(), Error> {
-    let data = segment.map()?;
+    let data = segment.map(Access::Whole)?;
     let mut walk = Walk::new(&data, segment.header.salt, SEGMENT_HEADER, segment.header.first);
     let last = segment.sealed().map_or(0, |sealed| sealed.last);
     let mut noted = SEGMENT_HEADER as u64;

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::Lsn;
-use crate::disk::DiskFile;
+use crate::disk::{Access, DiskFile};
 use crate::error::{Error, IoContext};
 use crate::header::{SEGMENT_HEADER, SegmentHeader};
 use crate::sync::Mutex;
@@ -86,12 +86,12 @@ impl Segment {
     }
 
     /// The whole file, mapped; only for a sealed segment.
-    pub(crate) fn map(&self) -> Result<Bytes, Error> {
+    pub(crate) fn map(&self, access: Access) -> Result<Bytes, Error> {
         let mut map = self.map.lock();
         if let Some(bytes) = &*map {
             return Ok(bytes.clone());
         }
-        let bytes = self.file.map().at("map", &self.path)?;
+        let bytes = self.file.map(access).at("map", &self.path)?;
         *map = Some(bytes.clone());
         Ok(bytes)
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::{Story, dir, inline, open, try_open};
 use kalamdb_wal::sim::{Crash, Freeze, SimDisk};
-use kalamdb_wal::{DirEntry, Disk, DiskFile, Log, Record, SyncPolicy};
+use kalamdb_wal::{Access, DirEntry, Disk, DiskFile, Log, Record, SyncPolicy};
 
 const CRASHES: [Crash; 6] = [
     Crash::LoseUnsynced,
@@ -192,8 +192,8 @@ impl DiskFile for ForgetfulFile {
     fn len(&self) -> io::Result<u64> {
         self.0.len()
     }
-    fn map(&self) -> io::Result<Bytes> {
-        self.0.map()
+    fn map(&self, access: Access) -> io::Result<Bytes> {
+        self.0.map(access)
     }
 }
 

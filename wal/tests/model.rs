@@ -111,7 +111,7 @@ impl DiskFile for NoFile {
     fn len(&self) -> std::io::Result<u64> {
         Ok(0)
     }
-    fn map(&self) -> std::io::Result<bytes::Bytes> {
+    fn map(&self, _: crate::disk::Access) -> std::io::Result<bytes::Bytes> {
         Ok(bytes::Bytes::new())
     }
 }

@@ -11,7 +11,7 @@ mod repair;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kalamdb_wal::{Disk, RealDisk, Verdict};
+use kalamdb_wal::{Access, Disk, RealDisk, Verdict};
 
 use crate::dropped::DROPPED;
 use crate::error::{Error, Result};
@@ -183,7 +183,7 @@ fn partition_dirs(disk: &dyn Disk, dir: &Path) -> Result<Vec<PartitionDir>> {
 
 /// A file's bytes; what is wrong with it, in words, if it cannot be had.
 fn read(disk: &dyn Disk, path: &Path) -> Result<bytes::Bytes, String> {
-    disk.open(path).and_then(|file| file.map()).map_err(|e| match e.kind() {
+    disk.open(path).and_then(|file| file.map(Access::Whole)).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => "the file is missing".into(),
         _ => e.to_string(),
     })

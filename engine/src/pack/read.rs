@@ -11,7 +11,7 @@ use arrow::array::{Array, AsArray, RecordBatch, StringViewArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use bytes::Bytes;
-use kalamdb_wal::Disk;
+use kalamdb_wal::{Access, Disk};
 use parking_lot::Mutex;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -165,7 +165,8 @@ impl Pack {
     }
 
     fn read(&self) -> Result<Loaded, String> {
-        let bytes = self.disk.open(&self.path).and_then(|file| file.map()).map_err(|e| e.to_string())?;
+        let bytes =
+            self.disk.open(&self.path).and_then(|file| file.map(Access::Parts)).map_err(|e| e.to_string())?;
         verify(&bytes, &self.meta)?;
         Loaded::new(bytes)
     }

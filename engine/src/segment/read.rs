@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use kalamdb_wal::Disk;
+use kalamdb_wal::{Access, Disk};
 use parking_lot::Mutex;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
@@ -169,7 +169,7 @@ impl Segment {
 
     fn read(&self) -> std::result::Result<Loaded, String> {
         let file = self.disk.open(&self.path).map_err(|e| e.to_string())?;
-        let bytes = file.map().map_err(|e| e.to_string())?;
+        let bytes = file.map(Access::Whole).map_err(|e| e.to_string())?;
         if bytes.len() as u64 != self.meta.bytes {
             return Err(format!("{} bytes where the manifest says {}", bytes.len(), self.meta.bytes));
         }

@@ -12,7 +12,7 @@ use super::control::{Counts, Crash, Fault, Freeze, Operation};
 use super::inode::Inode;
 use super::names::{InodeId, Names, Node};
 use super::random::SimRandom;
-use crate::{DirEntry, Disk, DiskFile};
+use crate::{Access, DirEntry, Disk, DiskFile};
 
 type Hook = Arc<dyn Fn(Operation, &Path) + Send + Sync>;
 
@@ -385,7 +385,7 @@ impl DiskFile for SimFile {
         Ok(self.disk.begin(Operation::Look, &self.path())?.inodes[self.inode].current().len() as u64)
     }
 
-    fn map(&self) -> io::Result<Bytes> {
+    fn map(&self, _: Access) -> io::Result<Bytes> {
         let state = self.disk.begin(Operation::Read, &self.path())?;
         Ok(Bytes::copy_from_slice(state.inodes[self.inode].current()))
     }
