@@ -381,6 +381,12 @@ impl Database {
         self.log.first().saturating_sub(1)
     }
 
+    /// How many pieces of the log were read for feeds that were behind what memory holds. Feeds near each other share
+    /// one.
+    pub fn feed_pieces_read(&self) -> u64 {
+        self.hub.pieces_read()
+    }
+
     /// The loaded partitions, with their current versions.
     pub fn loaded_partitions(&self) -> Vec<(PartitionId, Arc<Version>)> {
         let partitions = self.partitions.read();

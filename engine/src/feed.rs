@@ -1,22 +1,21 @@
 //! The change feed: every commit in order, exactly once, with before and after images.
 //!
 //! Recent commits are handed on from memory; a reader that is behind what memory holds (because it is slow, or resumes an
-//! old position) reads the log, and comes back to memory when it has caught up. Both give the same commits. A reader
-//! never holds up a writer. Only durable commits are seen.
+//! old position) gets them out of the log ([`crate::history`]), and comes back to memory when it has caught up. Both give
+//! the same commits. A reader never holds up a writer, nor the thread it runs on. Only durable commits are seen.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use arrow::array::RecordBatch;
-use kalamdb_wal::Reader;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::codec::record;
 pub use crate::codec::record::OldRows;
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::history::{History, Piece};
 use crate::ids::{PartitionId, Seq};
 
 /// Bytes of commits kept in memory while somebody reads the feed.
@@ -52,7 +51,8 @@ pub struct PartitionChange {
 }
 
 impl Commit {
-    fn bytes(&self) -> usize {
+    /// Bytes of memory, about.
+    pub(crate) fn bytes(&self) -> usize {
         let batch = |b: &RecordBatch| b.get_array_memory_size();
         let change = |c: &PartitionChange| {
             c.inserted.as_ref().map_or(0, batch)
@@ -70,6 +70,7 @@ pub struct Hub {
     ring: Mutex<Ring>,
     tail: watch::Sender<Tail>,
     readers: AtomicUsize,
+    history: Arc<History>,
 }
 
 /// Where the feed ends now.
@@ -123,6 +124,13 @@ impl Hub {
             }
         }
         ring.complete_after = ring.complete_after.max(seq.saturating_sub(1));
+        drop(ring);
+        self.history.forget();
+    }
+
+    /// How many pieces of the log were read for readers that memory no longer served.
+    pub(crate) fn pieces_read(&self) -> u64 {
+        self.history.pieces_read()
     }
 
     /// The next commit after `position` from memory: `Ok(None)` if there is none yet, `Err` if memory no longer has it.
@@ -157,14 +165,23 @@ pub struct Feed {
     hub: Arc<Hub>,
     tail: watch::Receiver<Tail>,
     position: Seq,
-    log: Option<Reader>,
+    /// Where it stands in the log, while it is behind what memory holds.
+    piece: Option<Arc<Piece>>,
+}
+
+/// Where the next commit is.
+enum Place {
+    Here(Arc<Commit>),
+    /// In the log, at or before this commit.
+    InLog(Seq),
+    CaughtUp,
 }
 
 impl Feed {
     pub(crate) fn new(database: &Arc<Database>, hub: Arc<Hub>, after: Seq) -> Self {
         hub.readers.fetch_add(1, Ordering::AcqRel);
         let tail = hub.tail.subscribe();
-        Self { database: Arc::downgrade(database), hub, tail, position: after, log: None }
+        Self { database: Arc::downgrade(database), hub, tail, position: after, piece: None }
     }
 
     /// Everything up to and including this commit was returned.
@@ -172,87 +189,70 @@ impl Feed {
         self.position
     }
 
-    /// The next commit, as soon as it is durable. Cancel safe.
+    /// The next commit, as soon as it is durable. Cancel safe. Never blocks the thread: what has to be read from the log
+    /// is read elsewhere.
     ///
     /// # Errors
     /// [`Error::Expired`] if the log no longer holds the position; [`Error::Closed`] after the database closed.
     pub async fn next(&mut self) -> Result<Arc<Commit>> {
         loop {
-            if let Some(commit) = self.try_next()? {
-                return Ok(commit);
-            }
-            let tail = *self.tail.borrow();
-            if self.position < tail.seq {
-                // The log tells us of a sync an instant before it lets its readers see it.
-                tokio::task::yield_now().await;
-            } else if tail.closed {
-                return Err(Error::Closed);
-            } else {
-                self.tail.changed().await.map_err(|_| Error::Closed)?;
+            match self.place()? {
+                Place::Here(commit) => return Ok(self.returned(commit)),
+                Place::InLog(tail) => {
+                    let database = self.database.upgrade().ok_or(Error::Closed)?;
+                    self.piece = self.hub.history.piece(database, self.position + 1, tail).await?;
+                    if self.piece.is_none() {
+                        // The log tells us of a sync an instant before it lets its readers see it.
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Place::CaughtUp if self.tail.borrow().closed => return Err(Error::Closed),
+                Place::CaughtUp => self.tail.changed().await.map_err(|_| Error::Closed)?,
             }
         }
     }
 
-    /// The next commit if there is one; `None` means that the reader has caught up.
+    /// The next commit if there is one; `None` means that the reader has caught up. May read the log on the calling
+    /// thread.
     ///
     /// # Errors
     /// See [`Feed::next`].
     pub fn try_next(&mut self) -> Result<Option<Arc<Commit>>> {
-        let tail = self.tail.borrow_and_update().seq;
-        if self.position >= tail {
-            return Ok(None);
+        if let Place::InLog(tail) = self.place()? {
+            let database = self.database.upgrade().ok_or(Error::Closed)?;
+            self.piece = self.hub.history.read(&database, self.position + 1, tail)?;
         }
-        let commit = match self.hub.next_after(self.position) {
-            Ok(commit) => {
-                self.log = None;
-                commit
-            }
-            Err(()) => self.next_from_log(tail)?,
-        };
-        if let Some(commit) = &commit {
-            self.position = commit.seq;
+        match self.place()? {
+            Place::Here(commit) => Ok(Some(self.returned(commit))),
+            Place::InLog(_) | Place::CaughtUp => Ok(None),
         }
-        Ok(commit)
     }
 
-    fn next_from_log(&mut self, tail: Seq) -> Result<Option<Arc<Commit>>> {
-        let database = self.database.upgrade().ok_or(Error::Closed)?;
+    fn returned(&mut self, commit: Arc<Commit>) -> Arc<Commit> {
+        self.position = commit.seq;
+        commit
+    }
+
+    fn place(&mut self) -> Result<Place> {
+        let tail = self.tail.borrow_and_update().seq;
+        if self.position >= tail {
+            return Ok(Place::CaughtUp);
+        }
+        if let Ok(commit) = self.hub.next_after(self.position) {
+            self.piece = None;
+            return Ok(commit.map_or(Place::CaughtUp, Place::Here));
+        }
+        // A reader that stood there before a purge, or that stalled for too long, could read on in its piece.
         let asked = self.position + 1;
-        let expired = |error: Error| match error {
-            Error::Expired { first, .. } => Error::Expired { asked, first },
-            other => other,
-        };
-        // A reader that stood there before a purge could read on.
-        let first = database.log().first();
+        let first = self.database.upgrade().ok_or(Error::Closed)?.log().first();
         if asked < first {
+            self.piece = None;
             return Err(Error::Expired { asked, first });
         }
-        if self.log.as_ref().is_none_or(|reader| reader.position() != asked) {
-            self.log = Some(database.log().reader(asked).map_err(|e| expired(e.into()))?);
+        match self.piece.as_ref().and_then(|piece| piece.get(asked)) {
+            Some(commit) => Ok(Place::Here(commit.clone())),
+            None => Ok(Place::InLog(tail)),
         }
-        let Some(reader) = &mut self.log else { return Ok(None) };
-        // The log may be ahead of what is visible; such a record is left for later.
-        if reader.position() > tail {
-            return Ok(None);
-        }
-        let Some((seq, payload)) = reader.try_next().map_err(|e| expired(e.into()))? else { return Ok(None) };
-        let raw = record::decode(&payload)?;
-        let catalog = database.catalog();
-        let mut changes = Vec::with_capacity(raw.parts.len());
-        for part in raw.parts {
-            // Rows of a table that is gone interest nobody.
-            let Some(schema) = catalog.schema_at(part.partition.table, part.schema_version) else { continue };
-            let body = part.decode(schema)?;
-            changes.push(PartitionChange {
-                partition: part.partition,
-                schema_version: part.schema_version,
-                inserted: body.inserted,
-                updated: body.updated.map(|(_, old, new)| (old, new)),
-                deleted: body.deleted.map(|(_, old)| old),
-                replaced: body.replaced.old,
-            });
-        }
-        Ok(Some(Arc::new(Commit { seq, time_us: raw.time_us, changes })))
     }
 }
 

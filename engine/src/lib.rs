@@ -24,6 +24,7 @@ mod feed;
 mod fit;
 pub mod flush;
 mod flusher;
+mod history;
 mod hot;
 mod ids;
 mod lookup;

@@ -252,3 +252,90 @@ async fn a_reader_that_waits_hears_that_the_database_closed() {
     assert_eq!(next(&mut feed).await.seq, database.visible(), "what was there before the end is still read");
     assert!(matches!(feed.next().await, Err(Error::Closed)));
 }
+
+#[tokio::test]
+async fn a_read_of_the_log_does_not_hold_up_the_thread_that_runs_feeds() {
+    use kalamdb_wal::sim::Operation;
+    let disk = SimDisk::new();
+    let database = open(&disk).await;
+    let table = create(&database, "t", TableKind::Shared).await.unwrap();
+    let start = database.visible();
+    let committed = database.commit(vec![insert(&table, None, &rows(0..1, "a"))]).await.unwrap();
+    // Nobody read: it is in the log only. This test has one thread; were the log read there, the gate would stay shut.
+    let mut behind = database.feed(start);
+    let gate = common::gate::Gate::before(&disk, Operation::Read, ".wal");
+    let read = async { (next(&mut behind).await.seq, std::time::Instant::now()) };
+    let open = async {
+        while !gate.is_reached() {
+            tokio::task::yield_now().await;
+        }
+        let opened = std::time::Instant::now();
+        gate.open();
+        opened
+    };
+    let ((seq, read), opened) = tokio::join!(read, open);
+    assert_eq!(seq, committed.seq);
+    assert!(opened < read, "the gate was opened while the read waited at it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_readers_that_are_behind_share_what_is_read() {
+    const READERS: usize = 40;
+    let disk = SimDisk::new();
+    let database = open(&disk).await;
+    let table = create(&database, "t", TableKind::Shared).await.unwrap();
+    let start = database.visible();
+    work(&database, &table, 40).await;
+    let last = database.visible();
+    let alone = read_to(&mut database.feed(start), last).await;
+    let pieces = database.feed_pieces_read();
+    assert!(pieces > 1, "more than one piece: {pieces}");
+    // Another commit lets memory and, by its size, what is kept for readers go.
+    let after = open(&disk.crash(Crash::KillProcess)).await;
+    let readers: Vec<_> = (0..READERS)
+        .map(|reader| {
+            let mut feed = after.feed(start + reader as u64);
+            tokio::spawn(async move { read_to(&mut feed, last).await })
+        })
+        .collect();
+    for (reader, commits) in readers.into_iter().enumerate() {
+        let seqs: Vec<u64> = commits.await.unwrap().iter().map(|commit| commit.seq).collect();
+        assert_eq!(seqs, alone[reader..].iter().map(|commit| commit.seq).collect::<Vec<_>>());
+    }
+    // They begin in different places: each may read a first piece of its own, after that they meet.
+    let read = after.feed_pieces_read();
+    assert!(read < pieces * 3, "{read} pieces for {READERS} readers, {pieces} for one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_stalls_does_not_keep_the_log() {
+    let disk = SimDisk::new();
+    let small = Config {
+        log_segment_bytes: 16 << 10,
+        retain: Retain { bytes: 0, age: Duration::ZERO },
+        ..config(Arc::new(disk.clone()))
+    };
+    let database = Database::open(small).await.unwrap();
+    let table = create(&database, "t", TableKind::Shared).await.unwrap();
+    let start = database.visible();
+    for n in 0..10 {
+        database.commit(vec![insert(&table, None, &rows(n..n + 1, "a"))]).await.unwrap();
+    }
+    let mut stalled = database.feed(start);
+    assert_eq!(next(&mut stalled).await.seq, start + 1, "out of the log: nobody read before");
+    for n in 1..40 {
+        let rows = rows(n * 100..n * 100 + 100, "some longer text");
+        database.commit(vec![insert(&table, None, &rows)]).await.unwrap();
+    }
+    for (id, _) in database.loaded_partitions() {
+        let table = database.catalog().table_by_id(id.table).unwrap().clone();
+        database.flush(&table, None).await.unwrap();
+    }
+    assert!(database.feed_begin() > start + 2, "retention is not held up");
+    match stalled.next().await {
+        Err(Error::Expired { asked, first }) => {
+            assert_eq!((asked, first), (start + 2, database.feed_begin() + 1))
+        }
+        other => panic!("{other:?}"),
+    }
+}

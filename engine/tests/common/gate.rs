@@ -56,6 +56,11 @@ impl Gate {
         assert!(state.reached, "nothing came to the gate");
     }
 
+    /// True while or after an operation is held.
+    pub fn is_reached(&self) -> bool {
+        self.0.0.lock().unwrap().reached
+    }
+
     /// Lets it go.
     pub fn open(&self) {
         let (state, changed) = &*self.0;
