@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use kalamdb_engine::{PartitionId, Table};
+use serde_json::Value;
 
 use crate::auth::Identity;
 use crate::live::outbox::Outbox;
-use crate::live::program::Program;
+use crate::live::queries::Query;
 use crate::live::stream::Source;
 
 /// A connection: owned by the manager until its feed is dropped.
@@ -31,18 +32,17 @@ pub(crate) struct Entry {
 /// One live query of a connection.
 #[derive(Debug)]
 pub(crate) struct Subscription {
-    /// What its connection calls it.
-    pub(crate) name: Arc<str>,
-    /// How the data of its events begins.
-    pub(crate) prefix: Box<[u8]>,
-    /// What everybody else calls it.
+    /// Its name, its partition and what it computes.
+    pub(crate) query: Arc<Query>,
+    /// What everybody but its connection calls it.
     pub(crate) live_id: String,
-    pub(crate) query: Arc<str>,
+    /// The SELECT as it was sent.
+    pub(crate) text: Box<str>,
+    /// The values of its parameters.
+    pub(crate) params: Arc<[Value]>,
     pub(crate) last_rows: Option<u64>,
     pub(crate) snapshot: bool,
     pub(crate) table: Arc<Table>,
-    pub(crate) partition: PartitionId,
-    pub(crate) program: Arc<Program>,
     /// Where its rows come from, if its table is a STREAM table; otherwise it is the log.
     pub(crate) stream: Option<Source>,
     /// Set once: the subscription is over.

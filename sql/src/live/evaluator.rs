@@ -8,13 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use kalamdb_engine::{Commit, Database, Error as EngineError, PartitionChange};
 
 use crate::error::Error;
 use crate::live::cursor::Cursor;
 use crate::live::entry::Entry;
-use crate::live::event::{Encoded, Outgoing};
+use crate::live::event::{Encoded, Outgoing, Ready, ready};
 use crate::live::hub::{Group, Hub};
 use crate::live::program::{At, Program};
 
@@ -44,7 +43,7 @@ async fn follow(database: &Arc<Database>, hub: &Hub, start: u64) -> Result<(), E
         let commit = feed.next().await?;
         let Some(concerned) = hub.claim(&commit) else { return Ok(()) };
         if !concerned.is_empty() {
-            hand_over(database, hub.delivered(), &commit, &concerned);
+            hand_over(database, hub, &commit, &concerned);
         }
         hub.set_delivered(commit.seq);
         tokio::task::coop::consume_budget().await;
@@ -58,25 +57,7 @@ struct Delivery {
     events: Arc<[Ready]>,
 }
 
-/// An event whose bytes all subscriptions of the same query and name share.
-#[derive(Debug)]
-pub(crate) struct Ready {
-    pub(crate) event: &'static str,
-    pub(crate) data: Bytes,
-    pub(crate) rows: u32,
-}
-
-/// The events of subscriptions whose data begins with `prefix`.
-pub(crate) fn ready(encoded: &[Encoded], prefix: &[u8]) -> Arc<[Ready]> {
-    encoded.iter().map(|e| Ready { event: e.event, data: e.data(prefix), rows: e.rows }).collect()
-}
-
-fn hand_over(
-    database: &Database,
-    previous: u64,
-    commit: &Commit,
-    concerned: &[(Arc<Group>, &PartitionChange)],
-) {
+fn hand_over(database: &Database, hub: &Hub, commit: &Commit, concerned: &[(Arc<Group>, &PartitionChange)]) {
     let mut deliveries = Vec::new();
     for (group, change) in concerned {
         let encoded = evaluate(database, &group.program, commit, change);
@@ -84,19 +65,19 @@ fn hand_over(
             address(group, &encoded, &mut deliveries);
         }
     }
+    let previous = hub.delivered();
     // Within a commit, a connection's subscriptions come in the order of its request.
     deliveries.sort_by_key(|d| (d.entry.number, d.index));
     for of_connection in deliveries.chunk_by(|a, b| a.entry.number == b.entry.number) {
         let count = of_connection.iter().map(|d| d.events.len()).sum();
         let events = of_connection.iter().flat_map(|d| d.events.iter().map(|event| (d.index, event)));
-        let outgoing = events.enumerate().map(|(n, (index, event))| Outgoing {
-            cursor: Some(Cursor::after_event(commit.seq, n, count)),
-            event: Some(event.event),
-            data: event.data.clone(),
-            subscription: Some(index),
-            rows: event.rows,
+        let outgoing = events.enumerate().map(|(n, (index, event))| {
+            Outgoing::of_ready(event, index).with_cursor(Some(Cursor::after_event(commit.seq, n, count)))
         });
-        of_connection[0].entry.outbox.push(commit.seq, previous, outgoing);
+        let entry = &of_connection[0].entry;
+        if !entry.outbox.push(commit.seq, previous, outgoing) {
+            hub.let_go(entry);
+        }
     }
 }
 
@@ -104,8 +85,8 @@ fn address(group: &Group, encoded: &[Encoded], deliveries: &mut Vec<Delivery>) {
     let mut by_name: HashMap<Arc<str>, Arc<[Ready]>> = HashMap::new();
     for ((_, index), entry) in group.members.lock().iter() {
         let subscription = &entry.subscriptions[*index as usize];
-        let events =
-            by_name.entry(subscription.name.clone()).or_insert_with(|| ready(encoded, &subscription.prefix));
+        let query = &subscription.query;
+        let events = by_name.entry(query.name.clone()).or_insert_with(|| ready(encoded, &query.prefix));
         deliveries.push(Delivery { entry: entry.clone(), index: *index, events: events.clone() });
     }
 }

@@ -1,5 +1,7 @@
 //! The events of a feed: what they are called and what their data looks like.
 
+use std::sync::Arc;
+
 use arrow::datatypes::Schema;
 use bytes::Bytes;
 use kalamdb_engine::Seq;
@@ -53,6 +55,17 @@ impl Outgoing {
         }
     }
 
+    /// An event that others share.
+    pub(crate) fn of_ready(ready: &Ready, index: u32) -> Self {
+        Self {
+            cursor: None,
+            event: Some(ready.event),
+            data: ready.data.clone(),
+            subscription: Some(index),
+            rows: ready.rows,
+        }
+    }
+
     /// Moves the id and says nothing else.
     pub(crate) fn marker(cursor: Cursor) -> Self {
         Self { cursor: Some(cursor), event: None, data: Bytes::new(), subscription: None, rows: 0 }
@@ -93,13 +106,26 @@ impl Encoded {
     }
 }
 
+/// An event whose bytes all subscriptions of the same query and name share.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) event: &'static str,
+    pub(crate) data: Bytes,
+    pub(crate) rows: u32,
+}
+
+/// The events of subscriptions whose data begins with `prefix`.
+pub(crate) fn ready(encoded: &[Encoded], prefix: &[u8]) -> Arc<[Ready]> {
+    encoded.iter().map(|e| Ready { event: e.event, data: e.data(prefix), rows: e.rows }).collect()
+}
+
 /// How the data of every event of a subscription begins.
 pub(crate) fn subscription_prefix(name: &str) -> Box<[u8]> {
     format!("{{\"subscription\":{}", Value::from(name)).into_bytes().into()
 }
 
 /// The data of `ready`.
-pub(crate) fn ready<'a>(
+pub(crate) fn opened<'a>(
     connection: &str,
     seq: Seq,
     subscriptions: impl Iterator<Item = (&'a str, &'a str, &'a Schema)>,

@@ -64,9 +64,10 @@ impl Hub {
         let line = claimed.max(own);
         entry.outbox.join(line);
         for (index, subscription) in entry.open_in_log() {
-            let groups = state.partitions.entry(subscription.partition.clone()).or_default();
-            let group = groups.entry(subscription.program.key.clone()).or_insert_with(|| {
-                Arc::new(Group { program: subscription.program.clone(), members: Mutex::default() })
+            let query = &subscription.query;
+            let groups = state.partitions.entry(query.partition.clone()).or_default();
+            let group = groups.entry(query.program.key.clone()).or_insert_with(|| {
+                Arc::new(Group { program: query.program.clone(), members: Mutex::default() })
             });
             group.members.lock().insert((entry.number, index as u32), entry.clone());
         }
@@ -78,6 +79,17 @@ impl Hub {
         let mut state = self.state.lock();
         for index in 0..entry.subscriptions.len() {
             state.remove(entry, index);
+        }
+    }
+
+    /// Takes a connection out of all groups whose queue ran over. Until it reads for itself again, which may be long, it
+    /// must not cost anything. Does nothing if it has joined anew meanwhile.
+    pub(crate) fn let_go(&self, entry: &Entry) {
+        let mut state = self.state.lock();
+        if entry.outbox.is_catching_up() {
+            for index in 0..entry.subscriptions.len() {
+                state.remove(entry, index);
+            }
         }
     }
 
@@ -139,18 +151,18 @@ impl Hub {
 
 impl State {
     fn remove(&mut self, entry: &Entry, index: usize) {
-        let subscription = &entry.subscriptions[index];
-        let Some(groups) = self.partitions.get_mut(&subscription.partition) else { return };
-        let Some(group) = groups.get(&subscription.program.key) else { return };
+        let query = &entry.subscriptions[index].query;
+        let Some(groups) = self.partitions.get_mut(&query.partition) else { return };
+        let Some(group) = groups.get(&query.program.key) else { return };
         let mut members = group.members.lock();
         members.remove(&(entry.number, index as u32));
         let empty = members.is_empty();
         drop(members);
         if empty {
-            groups.remove(&subscription.program.key);
+            groups.remove(&query.program.key);
         }
         if groups.is_empty() {
-            self.partitions.remove(&subscription.partition);
+            self.partitions.remove(&query.partition);
         }
     }
 }

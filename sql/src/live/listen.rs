@@ -4,7 +4,7 @@ use kalamdb_engine::{Evicted, Listener};
 
 use crate::live::entry::Entry;
 use crate::live::event::Outgoing;
-use crate::live::stream::Source;
+use crate::live::stream::{self, Source};
 
 /// Inserts of one stream that are taken at a time.
 const INSERTS: usize = 64;
@@ -95,14 +95,8 @@ impl Listening {
         let Some(source) = &subscription.stream else { return Ok(false) };
         let inserts = self.listener.stream().after(self.heard, INSERTS)?;
         for insert in &inserts {
-            for event in source.events(&subscription.partition, insert).iter() {
-                events.push(Outgoing {
-                    cursor: None,
-                    event: Some(event.event),
-                    data: event.data.clone(),
-                    subscription: Some(self.index as u32),
-                    rows: event.rows,
-                });
+            for event in stream::events(&subscription.query, insert).iter() {
+                events.push(Outgoing::of_ready(event, self.index as u32));
             }
             self.heard = insert.number;
             source.delivered(insert.number, insert.seq);

@@ -21,6 +21,7 @@ use crate::live::entry::{End, Entry, Subscription};
 use crate::live::hub::Hub;
 use crate::live::outbox::Outbox;
 use crate::live::program::Input;
+use crate::live::queries::Queries;
 use crate::live::rows::{LiveQueryRow, row};
 use crate::live::stream::Topics;
 use crate::live::subscribe;
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) database: Arc<Database>,
     pub(crate) options: LiveOptions,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) queries: Queries,
     pub(crate) topics: Arc<Topics>,
     registry: Mutex<Registry>,
     next_number: AtomicU64,
@@ -68,6 +70,7 @@ impl LiveQueryManager {
             database,
             options,
             hub,
+            queries: Queries::default(),
             topics,
             registry: Mutex::default(),
             next_number: AtomicU64::new(1),
@@ -91,8 +94,8 @@ impl LiveQueryManager {
             Some(id) => Some(Cursor::parse(id)?),
         };
         let connection_id = self.shared.connection_id();
-        let (subscriptions, asked) =
-            subscribe::all(&context, &self.shared.topics, request.subscriptions, &connection_id)?;
+        let subscriptions =
+            subscribe::all(&context, &self.shared.queries, request.subscriptions, &connection_id)?;
         let wanted = subscribe::wanting_snapshots(&subscriptions);
         let from_the_start = wanted.is_empty() && cursor == Some(Cursor::after(0));
         let first = cursor.unwrap_or(Cursor::after(context.snapshot.seq()));
@@ -108,7 +111,7 @@ impl LiveQueryManager {
             None => Start::Snapshot { context, wanted },
         };
         // From here on, dropping the connection undoes the registration.
-        let connection = Connection::new(self.shared.clone(), entry.clone(), asked, renew, start);
+        let connection = Connection::new(self.shared.clone(), entry.clone(), renew, start);
         self.shared.check_still_valid(&entry)?;
         Ok(LiveFeed::new(entry.id.clone(), connection))
     }
@@ -226,7 +229,7 @@ impl LiveQueryManager {
 
 fn uses(subscription: &Subscription, table: TableId, columns: &[ColumnId]) -> bool {
     let used = |input: &Input| matches!(input, Input::Column { id, .. } if columns.contains(id));
-    subscription.table.id == table && subscription.program.inputs.iter().any(used)
+    subscription.table.id == table && subscription.query.program.inputs.iter().any(used)
 }
 
 impl Drop for LiveQueryManager {
@@ -263,7 +266,7 @@ impl Shared {
     ) -> Arc<Entry> {
         let mut by_partition: HashMap<_, Vec<u32>> = HashMap::new();
         for (index, subscription) in subscriptions.iter().enumerate() {
-            by_partition.entry(subscription.partition.clone()).or_default().push(index as u32);
+            by_partition.entry(subscription.query.partition.clone()).or_default().push(index as u32);
         }
         let entry = Arc::new(Entry {
             number: self.next_number.fetch_add(1, Ordering::Relaxed),

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `manager` | connections and subscriptions: connect, disconnect, kill, list |
 //! | `subscribe`, `shape`, `compile` | from the text of a SELECT to a [`program::Program`] |
-//! | `program` | what one commit changes in one result |
+//! | `program`, `queries` | what one commit changes in one result, and who shares it |
 //! | `connection` | one client: snapshots, catching up, live, and back |
 //! | `hub`, `evaluator` | the shared reader: each commit evaluated once per distinct query, routed by partition |
 //! | `outbox` | a connection's bounded queue and its cursor |
@@ -29,6 +29,7 @@ mod listen;
 mod manager;
 mod outbox;
 mod program;
+mod queries;
 mod rows;
 mod shape;
 mod snapshot;

@@ -87,6 +87,11 @@ impl Outbox {
         matches!(self.state.lock().mode, Mode::Live(_))
     }
 
+    /// True if the connection reads commits itself, and the evaluator's are not for it.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        self.state.lock().mode == Mode::CatchingUp
+    }
+
     /// Begins to gather the evaluator's commits after `line`.
     pub(crate) fn join(&self, line: Seq) {
         let mut state = self.state.lock();
@@ -111,12 +116,12 @@ impl Outbox {
     }
 
     /// Takes over the events that commit `seq` has for this connection. Everything before it, up to and including
-    /// commit `previous`, was handed over before.
-    pub(crate) fn push(&self, seq: Seq, previous: Seq, events: impl Iterator<Item = Outgoing>) {
+    /// commit `previous`, was handed over before. False if the evaluator's commits are no longer for this connection.
+    pub(crate) fn push(&self, seq: Seq, previous: Seq, events: impl Iterator<Item = Outgoing>) -> bool {
         let mut state = self.state.lock();
         match state.mode {
-            Mode::CatchingUp => return,
-            Mode::Joining(line) | Mode::Live(line) if seq <= line => return,
+            Mode::CatchingUp => return false,
+            Mode::Joining(line) | Mode::Live(line) if seq <= line => return true,
             Mode::Joining(_) => {}
             Mode::Live(_) => state.advance(previous),
         }
@@ -128,9 +133,10 @@ impl Outbox {
         // One commit is always taken: its bytes are shared with all the others that get it.
         if state.bytes > self.limit && !was_empty {
             state.fall_back();
-        } else {
-            state.wake();
+            return false;
         }
+        state.wake();
+        true
     }
 
     /// Tells the connection that something happened to one of its subscriptions or to all of them.

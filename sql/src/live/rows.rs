@@ -62,11 +62,11 @@ pub(crate) fn row(
     LiveQueryRow {
         live_id: subscription.live_id.clone(),
         connection_id: entry.id.clone(),
-        subscription_id: subscription.name.to_string(),
+        subscription_id: subscription.query.name.to_string(),
         user_id: entry.identity.user.clone(),
         namespace_id: subscription.table.namespace.clone(),
         table_name: subscription.table.name.clone(),
-        query: subscription.query.to_string(),
+        query: subscription.text.to_string(),
         options: json!({"last_rows": subscription.last_rows, "snapshot": subscription.snapshot}).to_string(),
         state: if live { "live" } else { "catching_up" },
         position_seq: position,

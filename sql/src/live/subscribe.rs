@@ -12,11 +12,11 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::live::SubscriptionRequest;
 use crate::live::compile::{Subject, compile};
 use crate::live::entry::{Counters, Subscription};
-use crate::live::event::subscription_prefix;
 use crate::live::program::Program;
+use crate::live::queries::Queries;
 use crate::live::shape::{self, Source};
 use crate::live::snapshot::Asked;
-use crate::live::stream::Topics;
+use crate::live::stream;
 use crate::names;
 use crate::statement::StatementContext;
 
@@ -33,10 +33,10 @@ const MAX_LAST_ROWS: u64 = 100_000;
 /// What is wrong with the first that cannot be.
 pub(crate) fn all(
     context: &Arc<StatementContext>,
-    topics: &Topics,
+    queries: &Queries,
     requests: Vec<SubscriptionRequest>,
     connection_id: &str,
-) -> Result<(Vec<Subscription>, Vec<Asked>)> {
+) -> Result<Vec<Subscription>> {
     if requests.is_empty() || requests.len() > MAX_SUBSCRIPTIONS {
         let message =
             format!("a live feed has 1 to {MAX_SUBSCRIPTIONS} subscriptions, not {}", requests.len());
@@ -44,7 +44,6 @@ pub(crate) fn all(
     }
     let mut names = HashSet::new();
     let mut subscriptions = Vec::with_capacity(requests.len());
-    let mut asked = Vec::with_capacity(requests.len());
     for (index, request) in requests.into_iter().enumerate() {
         let name = request.id.clone().unwrap_or_else(|| format!("q{}", index + 1));
         if name.is_empty() || name.len() > MAX_NAME_BYTES {
@@ -53,12 +52,10 @@ pub(crate) fn all(
         if !names.insert(name.clone()) {
             return Err(invalid(format!("two subscriptions have the id {name:?}")));
         }
-        let (subscription, select) =
-            one(context, topics, request, &name, format!("{connection_id}-{}", index + 1))?;
-        subscriptions.push(subscription);
-        asked.push(select);
+        let live_id = format!("{connection_id}-{}", index + 1);
+        subscriptions.push(one(context, queries, request, &name, live_id)?);
     }
-    Ok((subscriptions, asked))
+    Ok(subscriptions)
 }
 
 /// Which subscriptions begin with a snapshot.
@@ -72,11 +69,11 @@ fn invalid(message: String) -> Error {
 
 fn one(
     context: &Arc<StatementContext>,
-    topics: &Topics,
+    queries: &Queries,
     request: SubscriptionRequest,
     name: &str,
     live_id: String,
-) -> Result<(Subscription, Asked)> {
+) -> Result<Subscription> {
     if request.last_rows.is_some_and(|rows| rows > MAX_LAST_ROWS) {
         return Err(invalid(format!("last_rows is at most {MAX_LAST_ROWS}"))
             .with_hint("leave it out to get all rows"));
@@ -85,35 +82,43 @@ fn one(
     let source = shape::check(&statement)?;
     let table = table(context, &source)?;
     let program = program(context, &statement, &request.params, &table)?;
-    let key = table.schema.key_indices().iter().map(|&i| table.schema.columns()[i].name.clone()).collect();
     let user = (table.kind == TableKind::User).then(|| context.identity.user.clone());
-    let (name, prefix): (Arc<str>, _) = (name.into(), subscription_prefix(name));
-    let program = Arc::new(program);
+    // A USER table is the session's own partition, whatever the text says.
+    let query = queries.query(name, PartitionId { table: table.id, user }, program);
     let stream = match table.kind {
-        TableKind::Stream => {
-            let stream = context.instance.database().stream(&table)?;
-            Some(topics.source(table.id, stream, name.clone(), &prefix, &program))
-        }
+        TableKind::Stream => Some(stream::Source::new(context.instance.database().stream(&table)?)),
         _ => None,
     };
-    let subscription = Subscription {
-        name,
-        prefix,
+    Ok(Subscription {
+        query,
         live_id,
-        query: request.sql.into(),
+        text: request.sql.into(),
+        params: request.params.into(),
         last_rows: request.last_rows,
         snapshot: request.snapshot,
-        // A USER table is the session's own partition, whatever the text says.
-        partition: PartitionId { table: table.id, user },
         table,
-        program,
         stream,
         end: OnceLock::new(),
         counters: Counters::default(),
-    };
-    let params: Arc<[Value]> = request.params.into();
-    let asked = Asked { statement: Arc::new(statement), source, params, last_rows: request.last_rows, key };
-    Ok((subscription, asked))
+    })
+}
+
+/// The SELECT of a subscription, for its snapshot. Not kept, because most feeds need it once.
+///
+/// # Errors
+/// None that [`all`] did not have.
+pub(crate) fn asked(subscription: &Subscription) -> Result<Asked> {
+    let statement = select(&subscription.text)?;
+    let source = shape::check(&statement)?;
+    let schema = &subscription.table.schema;
+    let key = schema.key_indices().iter().map(|&i| schema.columns()[i].name.clone()).collect();
+    Ok(Asked {
+        statement: Arc::new(statement),
+        source,
+        params: subscription.params.clone(),
+        last_rows: subscription.last_rows,
+        key,
+    })
 }
 
 /// The one SELECT that a text must be.
