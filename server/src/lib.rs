@@ -15,6 +15,8 @@ mod cli;
 mod http;
 mod listener;
 mod logging;
+mod os;
+mod peer;
 mod private_file;
 mod serve;
 mod shutdown;

@@ -14,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::http::Shared;
+use crate::os;
+use crate::peer::Watched;
 
 /// How long a connection may be silent between requests, and how long the head of a request may take.
 const IDLE: Duration = Duration::from_secs(75);
@@ -21,6 +23,9 @@ const IDLE: Duration = Duration::from_secs(75);
 const PING: Duration = Duration::from_secs(20);
 /// Pause after an accept that failed because the process or the machine has no more descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
+/// What is held for a client that does not take it, beyond the event that did not fit any more; also the longest head
+/// of a request, in bytes.
+const BUFFER: usize = 64 << 10;
 
 /// Opens the listening socket.
 ///
@@ -51,7 +56,7 @@ pub(crate) async fn serve(listener: TcpListener, app: Shared, router: Router) ->
         };
         let Some((stream, slot)) = accepted else { continue };
         let service = TowerToHyperService::new(router.clone());
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = builder.serve_connection(TokioIo::new(Watched::new(stream)), service).into_owned();
         let connection = open.watch(connection);
         let app = app.clone();
         tokio::spawn(async move {
@@ -74,8 +79,7 @@ async fn accept(
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => {
-            // An answer or an event is worth sending at once, however small.
-            drop(stream.set_nodelay(true));
+            os::prepare(&stream);
             Some((stream, slot))
         }
         Err(error) => {
@@ -88,7 +92,7 @@ async fn accept(
 
 fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(BUFFER);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
     builder
 }

@@ -11,7 +11,7 @@ use crate::config::{Config, Loaded, Shown};
 use crate::http::{self, App, Shared};
 use crate::logging::announce;
 use crate::shutdown::{self, Shutdown};
-use crate::{bootstrap, listener, logging};
+use crate::{bootstrap, listener, logging, os};
 
 /// Time for closing the database after the last statement.
 const CLOSING: Duration = Duration::from_secs(30);
@@ -69,6 +69,7 @@ async fn serve(loaded: Loaded, queries: Handle) -> Result<(), String> {
     bootstrap::root(&instance, &data, chosen, format).await?;
     let tokens = bootstrap::tokens(&instance, &config)?;
     let grace = config.shutdown_grace.0;
+    raise_descriptor_limit(config.limits.connections);
     let app = App::new(instance, config, tokens, Shutdown::new(), queries);
     announce(
         format,
@@ -80,6 +81,18 @@ async fn serve(loaded: Loaded, queries: Handle) -> Result<(), String> {
     close(&app).await?;
     announce(format, "kalamdb has stopped");
     Ok(())
+}
+
+/// A connection is a descriptor, and what the system grants at first is often not many.
+fn raise_descriptor_limit(connections: usize) {
+    match os::raise_descriptor_limit() {
+        Some(limit) if limit < connections as u64 => tracing::warn!(
+            limit,
+            connections,
+            "the system allows fewer open files than limits.connections: raise it (ulimit -n, LimitNOFILE)"
+        ),
+        _ => {}
+    }
 }
 
 fn version() -> &'static str {
