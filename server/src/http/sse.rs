@@ -1,5 +1,6 @@
 //! Server-sent events: the framing, and the body of a feed.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
@@ -16,6 +17,8 @@ const RETRY: &[u8] = b"retry: 1000\n\n";
 
 /// Events that are ready are sent together up to about this many bytes.
 const FRAME: usize = 64 << 10;
+/// Data of this size is not copied but sent as it is: all feeds that get it share its bytes.
+const LARGE: usize = 16 << 10;
 
 /// Why a feed ends although its queries go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,14 +41,23 @@ impl Ending {
 /// Appends an event as its lines. Data is one line: JSON text has no line breaks of its own.
 fn frame(event: &LiveEvent, out: &mut BytesMut) {
     out.reserve(event.data.len() + 64);
+    open(event, out);
+    if event.event.is_some() {
+        out.put_slice(&event.data);
+        out.put_u8(b'\n');
+    }
+    out.put_u8(b'\n');
+}
+
+/// Everything of an event that comes before its data.
+fn open(event: &LiveEvent, out: &mut BytesMut) {
     if let Some(id) = &event.id {
         line(b"id: ", id.as_bytes(), out);
     }
     if let Some(name) = event.event {
         line(b"event: ", name.as_bytes(), out);
-        line(b"data: ", &event.data, out);
+        out.put_slice(b"data: ");
     }
-    out.put_u8(b'\n');
 }
 
 fn line(field: &[u8], value: &[u8], out: &mut BytesMut) {
@@ -62,6 +74,8 @@ pub(crate) struct SseFeed<E> {
     subscriptions: Vec<String>,
     ending: Pin<Box<dyn Future<Output = Ending> + Send>>,
     state: State,
+    /// The rest of a large event: what was opened already goes before it.
+    rest: VecDeque<Bytes>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,14 +94,20 @@ impl<E: Stream<Item = LiveEvent>> SseFeed<E> {
         ending: impl Future<Output = Ending> + Send + 'static,
     ) -> Self {
         app.metrics.feeds.up();
-        Self { app, events: Box::pin(events), subscriptions, ending: Box::pin(ending), state: State::New }
+        let (events, ending) = (Box::pin(events), Box::pin(ending));
+        Self { app, events, subscriptions, ending, state: State::New, rest: VecDeque::new() }
     }
 
     /// Takes the events that are ready.
     fn take(&mut self, context: &mut Context<'_>, out: &mut BytesMut) {
         let mut events = 0;
-        while out.len() < FRAME {
+        while out.len() < FRAME && self.rest.is_empty() {
             match self.events.as_mut().poll_next(context) {
+                Poll::Ready(Some(event)) if event.data.len() >= LARGE => {
+                    open(&event, out);
+                    self.rest.extend([event.data, Bytes::from_static(b"\n\n")]);
+                    events += 1;
+                }
                 Poll::Ready(Some(event)) => {
                     frame(&event, out);
                     events += 1;
@@ -100,6 +120,11 @@ impl<E: Stream<Item = LiveEvent>> SseFeed<E> {
             }
         }
         self.app.metrics.events.fetch_add(events, Relaxed);
+    }
+
+    fn hand_over(&self, part: Bytes) -> Poll<Option<Result<Bytes, std::convert::Infallible>>> {
+        self.app.metrics.feed_bytes.fetch_add(part.len() as u64, Relaxed);
+        Poll::Ready(Some(Ok(part)))
     }
 
     fn close(&mut self, ending: Ending, out: &mut BytesMut) {
@@ -117,6 +142,9 @@ impl<E: Stream<Item = LiveEvent>> Stream for SseFeed<E> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        if let Some(part) = this.rest.pop_front() {
+            return this.hand_over(part);
+        }
         let mut out = BytesMut::new();
         if this.state == State::New {
             out.put_slice(RETRY);
@@ -126,15 +154,13 @@ impl<E: Stream<Item = LiveEvent>> Stream for SseFeed<E> {
             this.take(context, &mut out);
         }
         if this.state == State::Running
+            && this.rest.is_empty()
             && let Poll::Ready(ending) = this.ending.as_mut().poll(context)
         {
             this.close(ending, &mut out);
         }
         match (out.is_empty(), this.state) {
-            (false, _) => {
-                this.app.metrics.feed_bytes.fetch_add(out.len() as u64, Relaxed);
-                Poll::Ready(Some(Ok(out.freeze())))
-            }
+            (false, _) => this.hand_over(out.freeze()),
             (true, State::Ended) => Poll::Ready(None),
             (true, _) => Poll::Pending,
         }
