@@ -21,6 +21,7 @@ pub const PASSWORD: &str = "correct horse battery staple";
 pub struct Options {
     settings: Vec<String>,
     generated_password: bool,
+    same_port: bool,
 }
 
 impl Options {
@@ -28,6 +29,13 @@ impl Options {
     #[must_use]
     pub fn set(mut self, setting: &str) -> Self {
         self.settings.push(setting.into());
+        self
+    }
+
+    /// Every start of the server listens where the first one did, so that clients find it again.
+    #[must_use]
+    pub fn same_port(mut self) -> Self {
+        self.same_port = true;
         self
     }
 
@@ -45,6 +53,8 @@ pub struct Server {
     directory: TempDir,
     options: Options,
     process: Option<Process>,
+    /// Where the next process listens.
+    listen: String,
     /// What earlier processes in this directory wrote.
     history: String,
 }
@@ -68,7 +78,8 @@ impl Server {
     /// If it is not ready before the deadline.
     pub fn start_with(options: Options) -> Self {
         let directory = tempfile::Builder::new().prefix("kalamdb-test-").tempdir().unwrap();
-        let mut server = Self { directory, options, process: None, history: String::new() };
+        let listen = "127.0.0.1:0".to_owned();
+        let mut server = Self { directory, options, process: None, listen, history: String::new() };
         server.launch();
         server
     }
@@ -90,6 +101,9 @@ impl Server {
             }
             log.lock().unwrap().lines().find_map(address_in)
         });
+        if self.options.same_port {
+            self.listen.clone_from(&address);
+        }
         self.process.as_mut().expect("it was just started").address = address;
         let client = self.root();
         eventually("the server is ready", || (client.get("/ready").status == 200).then_some(()));
@@ -97,7 +111,7 @@ impl Server {
 
     fn command(&self) -> Command {
         let mut command = Command::new(binary::kalamdb());
-        command.arg("serve").arg("--data").arg(self.data()).args(["--listen", "127.0.0.1:0"]);
+        command.arg("serve").arg("--data").arg(self.data()).args(["--listen", &self.listen]);
         for setting in &self.options.settings {
             command.args(["--set", setting]);
         }
@@ -133,6 +147,14 @@ impl Server {
     /// A client that logs in with these credentials.
     pub fn user(&self, name: &str, password: &str) -> Client {
         Client::new(&self.url(), name, password)
+    }
+
+    /// Memory of the running process, where the system tells.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        let id = self.process.as_ref()?.child.id();
+        let pages = std::fs::read_to_string(format!("/proc/{id}/statm")).ok()?;
+        let pages: u64 = pages.split_whitespace().nth(1)?.parse().ok()?;
+        Some(pages * 4096)
     }
 
     /// What the server wrote so far, this process and those before it.
