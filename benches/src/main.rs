@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use kalamdb_benches::http_load::{self, Load};
+use kalamdb_benches::live_load::{self, LiveLoad};
 use kalamdb_benches::place::Place;
 use kalamdb_benches::report::{self, Outcome};
 
@@ -46,6 +47,8 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// Measures live feeds: starts the servers by itself.
+    LiveLoad(LiveLoad),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
             report::run(&only, runs, &place)
         }
         Command::InsertLoad { address, connections, seconds } => insert_load(address, connections, seconds),
+        Command::LiveLoad(load) => live_load::run(&load),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
