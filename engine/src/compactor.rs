@@ -18,8 +18,10 @@ use crate::compaction::{self, Goal};
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::flush;
-use crate::ids::{PartitionId, TableId};
+use crate::ids::{PartitionId, TableId, UserId};
 use crate::manifest::{Manifest, SegmentMeta};
+use crate::pack::flush::is_packable;
+use crate::pack::merge;
 use crate::partition::Version;
 use crate::retention;
 
@@ -117,13 +119,25 @@ async fn compact_one(database: &Arc<Database>, id: &PartitionId) -> bool {
 async fn try_compact(database: &Arc<Database>, id: &PartitionId) -> Result<()> {
     let catalog = database.catalog();
     let Some(table) = catalog.table_by_id(id.table) else { return Ok(()) };
+    if is_packs(id, table) {
+        return database.compact_packs(table).await.map(drop);
+    }
     let partition = database.partition(table, id)?;
     let hot_since = partition.hot_since.load(Ordering::Relaxed);
     let overdue = |retention: i64| hot_since > 0 && hot_since + retention <= database.clock().now_micros();
     if retention::of(&table.options)?.is_some_and(overdue) {
-        flush::flush(database, &partition).await?;
+        match is_packable(database, table, &partition) {
+            // Together with all the others, or each of a hundred thousand would get files of its own.
+            true => database.flush_table(table).await?,
+            false => flush::flush(database, &partition).await?,
+        };
     }
     compaction::compact(database, &partition, Goal::Due).await.map(drop)
+}
+
+/// True for the name that all packs of a USER table have among partitions: the one that belongs to nobody.
+fn is_packs(id: &PartitionId, table: &Table) -> bool {
+    table.kind == TableKind::User && id.user.is_none()
 }
 
 /// Looks for deleted rows that are past their retention.
@@ -185,12 +199,20 @@ fn loaded(database: &Database, now: i64) -> Vec<PartitionId> {
 /// The partitions of a table that are due but not loaded, and when the next of them is.
 fn cold(database: &Database, table: &Table, retention: i64, now: i64) -> (Vec<PartitionId>, i64) {
     let (mut due, mut next) = (Vec::new(), i64::MAX);
+    let mut note = |id, at: Option<i64>| match at {
+        Some(at) if at <= now => due.push(id),
+        Some(at) => next = next.min(at),
+        None => {}
+    };
     let owners = match table.kind {
-        TableKind::User => match database.owners_on_disk(table) {
-            Ok(owners) => owners.into_iter().map(Some).collect(),
+        TableKind::User => match of_users(database, table, retention) {
+            Ok((owners, packs)) => {
+                note(PartitionId { table: table.id, user: None }, packs);
+                owners.into_iter().map(Some).collect()
+            }
             Err(error) => {
                 tracing::error!(table = table.qualified_name(), %error, "cannot look for its deleted rows");
-                return (due, now);
+                return (Vec::new(), now);
             }
         },
         _ => vec![None],
@@ -202,13 +224,15 @@ fn cold(database: &Database, table: &Table, retention: i64, now: i64) -> (Vec<Pa
         }
         // One without a manifest has no rows; one whose manifest is damaged says so when it is used.
         let manifest = Manifest::load(database.disk().as_ref(), &database.partition_dir(table, &id));
-        match manifest.ok().flatten().and_then(|manifest| next_due(&manifest.segments, retention)) {
-            Some(at) if at <= now => due.push(id),
-            Some(at) => next = next.min(at),
-            None => {}
-        }
+        note(id, manifest.ok().flatten().and_then(|manifest| next_due(&manifest.segments, retention)));
     }
     (due, next)
+}
+
+/// The users of a table that have files of their own, and when its packs are due.
+fn of_users(database: &Database, table: &Table, retention: i64) -> Result<(Vec<UserId>, Option<i64>)> {
+    let packs = merge::retention_due(database, table, retention).map_err(Error::Corrupt)?;
+    Ok((database.owners_on_disk(table)?, packs))
 }
 
 /// When something of these segments is due, microseconds since the epoch.

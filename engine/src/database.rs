@@ -220,8 +220,11 @@ impl Database {
         Ok(users.into_iter().collect())
     }
 
-    /// The owners of a USER table's partitions that have files, in no particular order.
-    pub(crate) fn owners_on_disk(&self, table: &Table) -> Result<Vec<UserId>> {
+    /// The owners of a USER table's partitions that have files of their own, in no particular order.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn owners_on_disk(&self, table: &Table) -> Result<Vec<UserId>> {
         let dir = self.table_dir(table);
         match self.disk().read_dir(&dir) {
             Ok(entries) => {

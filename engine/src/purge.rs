@@ -26,7 +26,7 @@ use crate::database::Database;
 use crate::dropped::remove_dropped_tables;
 use crate::error::{Error, Result};
 use crate::ids::{PartitionId, Seq, UserId};
-use crate::pack::merge::merge;
+use crate::pack::merge::{Wanted, merge};
 use crate::partition::Partition;
 use crate::sealed;
 
@@ -221,7 +221,7 @@ fn purge_table(database: &Database, table: &Table, user: &UserId) -> Result<(u64
     let mut rewritten = 0;
     for pack in &packs.current().packs {
         if pack.meta.may_hold(user) && pack.holds(user).map_err(Error::Corrupt)? {
-            merge(database, table, &packs, std::slice::from_ref(pack), Some(user))?;
+            merge(database, table, &packs, std::slice::from_ref(pack), Wanted::Without(user))?;
             rewritten += 1;
         }
     }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use common::gate::Gate;
 use common::{Model, commit, config, contents, create, delete, find, insert, now, rows, update};
 use kalamdb_engine::offline::{Condition, check_on, repair_on};
-use kalamdb_engine::{Config, Database, Error, PackManifest, Result, Table, TableKind, UserId};
+use kalamdb_engine::{
+    CompactionConfig, Config, Database, Error, PackManifest, Result, Table, TableKind, UserId,
+};
 use kalamdb_wal::Disk;
 use kalamdb_wal::sim::{Crash, Fault, Freeze, Operation, SimClock, SimDisk};
 
@@ -21,8 +23,27 @@ fn user(n: usize) -> UserId {
 }
 
 async fn forgetful(disk: &SimDisk) -> Arc<Database> {
-    let config = Config { evict_after: Duration::ZERO, ..config(Arc::new(disk.clone())) };
+    timed(disk, &SimClock::new(1_800_000_000_000_000), 0).await
+}
+
+/// The same with a time that the test sets, and with so many compactions in the background.
+async fn timed(disk: &SimDisk, clock: &SimClock, workers: usize) -> Arc<Database> {
+    let compaction = CompactionConfig { workers, ..CompactionConfig::default() };
+    let config = Config {
+        evict_after: Duration::ZERO,
+        clock: Arc::new(clock.clone()),
+        compaction,
+        ..config(Arc::new(disk.clone()))
+    };
     Database::open(config).await.unwrap()
+}
+
+/// Everything that is not in table `u` to files, so that it does not hold back the log.
+async fn flush_others(database: &Arc<Database>) {
+    for (id, _) in database.loaded_partitions().into_iter().filter(|(id, _)| id.user.is_none()) {
+        let table = database.catalog().table_by_id(id.table).unwrap().clone();
+        database.flush(&table, None).await.unwrap();
+    }
 }
 
 /// Who stays loaded when everybody is evicted who can be.
@@ -81,10 +102,7 @@ async fn many_small_users_go_to_one_file_and_come_back_from_it() {
     assert_eq!(packs(&disk).packs[0].users, USERS as u64);
     assert_eq!(kept(&database, &table), [], "all of it is on disk");
     assert_eq!(all(&database).await, before);
-    for (id, _) in database.loaded_partitions().into_iter().filter(|(id, _)| id.user.is_none()) {
-        let table = database.catalog().table_by_id(id.table).unwrap().clone();
-        database.flush(&table, None).await.unwrap();
-    }
+    flush_others(&database).await;
     database.close().await.unwrap();
     let database = forgetful(&disk.crash(Crash::LoseUnsynced)).await;
     assert!(database.loaded_partitions().iter().all(|(id, _)| id.user.is_none()), "nobody asked for one");
@@ -220,8 +238,74 @@ async fn packs_are_merged_and_the_newest_slice_of_a_user_stays() {
     assert_eq!(files(&disk).len(), named + 1, "merged packs are removed");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_deleted_longer_ago_than_the_retention_leave_the_packs() {
+    let (disk, clock) = (SimDisk::new(), SimClock::new(1_800_000_000_000_000));
+    let database = timed(&disk, &clock, 0).await;
+    let table = create(&database, "u", TableKind::User).await.unwrap();
+    fill(&database, &table, 0..4, "a").await;
+    commit(&database, delete(&database, &table, Some(&user(1)), |id| id == 1).await).await.unwrap();
+    commit(&database, delete(&database, &table, Some(&user(2)), |_| true).await).await.unwrap();
+    database.flush_table(&table).await.unwrap();
+    let before = all(&database).await;
+    assert_eq!(before.len(), 3);
+    let compacted = async |days: u64| {
+        clock.advance(Duration::from_secs(days * 86_400));
+        assert_eq!(kept(&database, &table), []);
+        let outcome = database.compact_packs(&table).await.unwrap();
+        let meta = packs(&disk).packs.pop().unwrap();
+        assert_eq!(all(&database).await, before);
+        assert_eq!(all(&forgetful(&disk.fork().crash(Crash::LoseUnsynced)).await).await, before);
+        assert_eq!((outcome.segments_in, outcome.rows_out), (1, meta.rows));
+        (meta.rows, meta.users, meta.oldest_tombstone.is_some())
+    };
+    assert_eq!(compacted(6).await, (12, 4, true), "too early");
+    // Replay would bring back the rows of a user whose slice was gone: they are in the log still.
+    assert_eq!(compacted(2).await, (11, 4, true));
+    flush_others(&database).await;
+    fill(&database, &table, 5..6, "b").await;
+    database.flush_table(&table).await.unwrap();
+    let before = all(&database).await;
+    assert_eq!(kept(&database, &table), []);
+    database.compact_packs(&table).await.unwrap();
+    let meta = packs(&disk).packs.pop().unwrap();
+    assert_eq!((meta.rows, meta.users, meta.oldest_tombstone), (11, 4, None));
+    assert!(!database.users_of(&table).await.unwrap().contains(&user(2)));
+    assert_eq!(all(&database).await, before);
+    database.commit(vec![insert(&table, Some(&user(2)), &rows(0..1, "again"))]).await.unwrap();
+    let before = all(&database).await;
+    assert_eq!(all(&forgetful(&disk.crash(Crash::LoseUnsynced)).await).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packs_with_rows_past_their_retention_are_merged_in_the_background() {
+    let (disk, clock) = (SimDisk::new(), SimClock::new(1_800_000_000_000_000));
+    let database = timed(&disk, &clock, 1).await;
+    let table = create(&database, "u", TableKind::User).await.unwrap();
+    fill(&database, &table, 0..3, "a").await;
+    commit(&database, delete(&database, &table, Some(&user(1)), |id| id == 1).await).await.unwrap();
+    // Nobody flushes: after its retention the database does, and all users together.
+    clock.advance(Duration::from_secs(8 * 86_400));
+    let merged = async {
+        while !disk.contents(&Path::new(PACKS).join("manifest.json")).is_ok_and(|bytes| {
+            let packs = PackManifest::decode(&bytes).unwrap().packs;
+            packs.iter().any(|pack| pack.rows == 8 && pack.oldest_tombstone.is_none())
+        }) {
+            // Each look of the database's at the clock finds another hour gone.
+            clock.advance(Duration::from_secs(7_200));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), merged).await.expect("a deleted row is gone");
+    assert!(files(&disk).iter().all(|file| file.starts_with(PACKS)), "{:?}", files(&disk));
+}
+
 /// The work, up to where the power fails. Returns what was acknowledged, and what holds if the last step made it.
-async fn work(database: &Arc<Database>, states: &mut Vec<BTreeMap<UserId, Model>>) -> Result<()> {
+async fn work(
+    database: &Arc<Database>,
+    clock: &SimClock,
+    states: &mut Vec<BTreeMap<UserId, Model>>,
+) -> Result<()> {
     let table = create(database, "u", TableKind::User).await?;
     for round in 0..5 {
         let mut next = states.last().cloned().unwrap_or_default();
@@ -244,6 +328,10 @@ async fn work(database: &Arc<Database>, states: &mut Vec<BTreeMap<UserId, Model>
         if round == 3 {
             database.flush(&table, Some(&user(1))).await?;
         }
+        if round % 2 == 0 {
+            clock.advance(Duration::from_secs(8 * 86_400));
+            database.compact_packs(&table).await?;
+        }
     }
     database.close().await
 }
@@ -251,12 +339,12 @@ async fn work(database: &Arc<Database>, states: &mut Vec<BTreeMap<UserId, Model>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_power_cut_at_any_sync_of_packing_and_merging_loses_nothing() {
     for n in 1.. {
-        let disk = SimDisk::new();
-        let database = forgetful(&disk).await;
+        let (disk, clock) = (SimDisk::new(), SimClock::new(1_800_000_000_000_000));
+        let database = timed(&disk, &clock, 0).await;
         let before = disk.counts().all_syncs();
         disk.freeze_at(Freeze::Sync(before + n));
         let mut states = vec![BTreeMap::new()];
-        let done = work(&database, &mut states).await;
+        let done = work(&database, &clock, &mut states).await;
         assert!(done.is_ok() || disk.is_frozen(), "{done:?}");
         for crash in [Crash::LoseUnsynced, Crash::KeepUnsynced, Crash::Torn(n)] {
             let after = disk.fork().crash(crash);

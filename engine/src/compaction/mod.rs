@@ -40,8 +40,7 @@ use crate::segment::Segment;
 use merge::Merged;
 use pick::{Candidate, Limits, pick};
 pub use running::CompactionStatus;
-pub(crate) use running::Compactions;
-use running::Running;
+pub(crate) use running::{Compactions, Running};
 
 /// What a compaction did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -113,7 +113,7 @@ impl Compactions {
     }
 
     /// Counts what was installed.
-    pub(super) fn count(&self, outcome: CompactionOutcome) {
+    pub(crate) fn count(&self, outcome: CompactionOutcome) {
         self.totals.lock().add(outcome);
     }
 
@@ -158,7 +158,7 @@ impl Running {
     }
 
     /// Adds to the bytes that are to be read.
-    pub(super) fn expect(&self, bytes: u64) {
+    pub(crate) fn expect(&self, bytes: u64) {
         self.state.total.fetch_add(bytes, Ordering::Relaxed);
     }
 }

@@ -102,6 +102,7 @@ fn facts(name: &str, bytes: &Bytes) -> Result<(TableId, PackMeta, Vec<u64>), Str
         max_user: user("max_user")?,
         min_state: number("min_state")?,
         max_state: number("max_state")?,
+        oldest_tombstone: text("oldest_tombstone").ok().and_then(|at| at.parse().ok()),
     };
     Ok((TableId(number("table_id")?), meta, replaces.collect::<Result<_, _>>()?))
 }

@@ -60,6 +60,10 @@ pub struct PackMeta {
     pub min_state: Seq,
     /// The newest such commit.
     pub max_state: Seq,
+    /// When the oldest row that was deleted was, microseconds since the epoch; absent if there is none, and in files of
+    /// before this was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_tombstone: Option<i64>,
 }
 
 impl PackMeta {

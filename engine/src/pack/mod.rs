@@ -14,6 +14,7 @@
 //!
 //! [`flush`] writes packs, [`merge`] keeps them few, [`read`] finds slices.
 
+mod expire;
 pub(crate) mod flush;
 mod list;
 mod lookup;

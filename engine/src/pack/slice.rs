@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array,
+};
+use arrow::compute::{filter, filter_record_batch};
 
 use crate::error::{Error, Result};
 use crate::ids::Seq;
@@ -35,6 +38,19 @@ impl Slice {
             Some(projection) => Ok(Self { rows: projection.apply(&self.rows)?, ..self }),
             None => Ok(self),
         }
+    }
+
+    /// Some of the rows.
+    pub(crate) fn filtered(&self, wanted: &BooleanArray) -> Result<Self> {
+        let failed = |e| Error::internal("filter a slice", e);
+        let column = |column: &dyn Array| filter(column, wanted).map_err(failed);
+        Ok(Self {
+            state: self.state,
+            rows: filter_record_batch(&self.rows, wanted).map_err(failed)?,
+            seqs: column(&self.seqs)?.as_primitive().clone(),
+            updated: column(&self.updated)?.as_primitive().clone(),
+            deleted: column(&self.deleted)?.as_boolean().clone(),
+        })
     }
 
     /// A memtable with these rows, which are of this schema version.

@@ -7,9 +7,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use kalamdb_wal::{Disk, DiskFile, durable};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -21,7 +21,7 @@ use super::manifest::{FORMAT, PackMeta};
 use super::{STATE, USER, file_name};
 use crate::error::{Error, Result};
 use crate::ids::{Seq, TableId, UserId};
-use crate::schema::{SEQ, TableSchema, UPDATED};
+use crate::schema::{DELETED, SEQ, TableSchema, UPDATED};
 use crate::segment::facts::FACT;
 use crate::segment::write::{Sink, parquet_error};
 
@@ -80,6 +80,7 @@ impl<'a> PackWriter<'a> {
             max_user: nobody,
             min_state: Seq::MAX,
             max_state: 0,
+            oldest_tombstone: None,
         };
         Ok(Self {
             disk,
@@ -108,16 +109,18 @@ impl<'a> PackWriter<'a> {
         self.meta.users += 1;
         self.meta.min_state = self.meta.min_state.min(state);
         self.meta.max_state = self.meta.max_state.max(state);
-        for batch in rows.iter().filter(|batch| batch.num_rows() > 0) {
-            let count = batch.num_rows();
+        for rows in rows.iter().filter(|batch| batch.num_rows() > 0) {
+            let count = rows.num_rows();
             let users: StringViewArray = std::iter::repeat_n(Some(user.as_str()), count).collect();
             let mut columns: Vec<ArrayRef> =
                 vec![Arc::new(users), Arc::new(Int64Array::from(vec![state as i64; count]))];
-            columns.extend(batch.columns().iter().cloned());
+            columns.extend(rows.columns().iter().cloned());
             let batch = RecordBatch::try_new(self.schema.clone(), columns);
             self.waiting.push(batch.map_err(|e| Error::internal("write a pack", e))?);
             self.waiting_rows += count;
             self.meta.rows += count as u64;
+            let oldest = self.meta.oldest_tombstone.into_iter().chain(oldest_tombstone(rows)).min();
+            self.meta.oldest_tombstone = oldest;
         }
         if self.waiting_rows >= BATCH_ROWS { self.drain() } else { Ok(()) }
     }
@@ -163,7 +166,7 @@ impl<'a> PackWriter<'a> {
     fn facts(&self, replaces: &[u64]) -> Vec<(&'static str, String)> {
         let meta = &self.meta;
         let replaces: Vec<String> = replaces.iter().map(u64::to_string).collect();
-        vec![
+        let mut facts = vec![
             ("pack_format", FORMAT.to_string()),
             ("table_id", self.table.to_string()),
             ("pack_id", meta.id.to_string()),
@@ -175,7 +178,9 @@ impl<'a> PackWriter<'a> {
             ("min_state", meta.min_state.to_string()),
             ("max_state", meta.max_state.to_string()),
             ("replaces", replaces.join(",")),
-        ]
+        ];
+        facts.extend(meta.oldest_tombstone.map(|at| ("oldest_tombstone", at.to_string())));
+        facts
     }
 }
 
@@ -186,6 +191,13 @@ impl Drop for PackWriter<'_> {
             let _ = self.disk.remove_file(&self.aside);
         }
     }
+}
+
+/// When the first of these stored rows that are deleted was, microseconds since the epoch.
+fn oldest_tombstone(rows: &RecordBatch) -> Option<i64> {
+    let updated = rows.column_by_name(UPDATED)?.as_primitive_opt::<TimestampMicrosecondType>()?;
+    let deleted = rows.column_by_name(DELETED)?.as_boolean_opt()?;
+    deleted.values().set_indices().map(|row| updated.value(row)).min()
 }
 
 fn pack_schema(schema: &TableSchema) -> SchemaRef {
