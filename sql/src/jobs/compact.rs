@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kalamdb_engine::CompactionOutcome;
+use kalamdb_engine::{CompactionOutcome, TableKind};
 use serde_json::json;
 
 use super::targets::targets;
@@ -14,31 +14,48 @@ use crate::names;
 use crate::session::Outcome;
 use crate::statement::StatementContext;
 
-/// Merges the Parquet files of a table, partition by partition, and drops what no snapshot sees any more.
+/// Merges the Parquet files of a table, partition by partition, and drops what no snapshot sees any more. Small partitions
+/// of a USER table stay together in packs, which are merged last.
 ///
 /// # Errors
 /// [`crate::ErrorCode::PermissionDenied`], [`crate::ErrorCode::TableNotFound`]; the engine's if a partition cannot be
 /// compacted.
 pub(crate) async fn compact(ctx: &Arc<StatementContext>, wanted: &Compact) -> Result<Outcome> {
     ctx.require(Role::Dba, "COMPACT")?;
-    let work = targets(ctx, Some(&wanted.table), wanted.user.as_deref(), true).await?;
+    let work = targets(ctx, Some(&wanted.table), wanted.user.as_deref())?;
     let table = names::engine_table(ctx, &wanted.table)?;
     let about = About {
         kind: "compact",
         namespace: Some(table.namespace.to_string()),
         table: Some(table.name.to_string()),
-        parameters: json!({"user": wanted.user, "partitions": work.len()}),
+        parameters: json!({"user": wanted.user}),
     };
     let instance = ctx.instance.clone();
     start(ctx, about, wanted.nowait, |progress| async move {
-        progress.expect(work.len());
+        let database = instance.database();
         let mut total = CompactionOutcome::default();
-        for (table, user) in &work {
-            let compacted = instance.database().compact(table, user.as_ref()).await.map_err(Error::from)?;
+        let mut add = |compacted: CompactionOutcome| {
             total.add(compacted);
             progress.add_read(compacted.bytes_read);
             progress.add_written(compacted.bytes_written);
-            progress.step()?;
+            progress.step()
+        };
+        let all_users = work.iter().find(|(table, user)| table.kind == TableKind::User && user.is_none());
+        let work = match all_users {
+            None => work.clone(),
+            Some((table, _)) => {
+                // Together, so that those who have few rows get no files of their own.
+                database.flush_table(table).await.map_err(Error::from)?;
+                let owners = database.owners_on_disk(table).map_err(Error::from)?;
+                owners.into_iter().map(|user| (table.clone(), Some(user))).collect()
+            }
+        };
+        progress.expect(work.len() + usize::from(all_users.is_some()));
+        for (table, user) in &work {
+            add(database.compact(table, user.as_ref()).await.map_err(Error::from)?)?;
+        }
+        if let Some((table, _)) = all_users {
+            add(database.compact_packs(table).await.map_err(Error::from)?)?;
         }
         Ok(json!({
             "partitions": work.len(),

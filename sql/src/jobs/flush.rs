@@ -21,7 +21,7 @@ use crate::statement::StatementContext;
 /// flushed.
 pub(crate) async fn flush(ctx: &Arc<StatementContext>, flush: &Flush) -> Result<Outcome> {
     ctx.require(Role::Dba, "FLUSH")?;
-    let work = targets(ctx, flush.table.as_ref(), flush.user.as_deref(), false).await?;
+    let work = targets(ctx, flush.table.as_ref(), flush.user.as_deref())?;
     let table = flush.table.as_ref().map(|written| names::engine_table(ctx, written)).transpose()?;
     let about = About {
         kind: "flush",

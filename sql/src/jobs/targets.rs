@@ -13,15 +13,14 @@ use crate::statement::StatementContext;
 pub(super) type Target = (Arc<Table>, Option<UserId>);
 
 /// The partitions of a table, or of all tables; of a USER table one user's only, if one is named, and otherwise all of
-/// them as one, or each by itself if `each`.
+/// them as one.
 ///
 /// # Errors
 /// [`ErrorCode::TableNotFound`]; [`ErrorCode::InvalidStatement`] for a table without such partitions.
-pub(super) async fn targets(
+pub(super) fn targets(
     ctx: &StatementContext,
     written: Option<&TableRef>,
     user: Option<&str>,
-    each: bool,
 ) -> Result<Vec<Target>> {
     let user = user.map(UserId::new).transpose()?;
     let tables = match written {
@@ -37,10 +36,6 @@ pub(super) async fn targets(
             }
             (TableKind::Stream, _) => {}
             (TableKind::User, Some(user)) => targets.push((table, Some(user.clone()))),
-            (TableKind::User, None) if each => {
-                let users = ctx.instance.database().users_of(&table).await?;
-                targets.extend(users.into_iter().map(|user| (table.clone(), Some(user))));
-            }
             (TableKind::Shared | TableKind::System, Some(_)) => {
                 let message = format!("table {} has no partition of a user", table.qualified_name());
                 return Err(Error::new(ErrorCode::InvalidStatement, message));

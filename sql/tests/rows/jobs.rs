@@ -171,6 +171,23 @@ async fn compact_merges_the_files_of_a_table() {
 }
 
 #[tokio::test]
+async fn compact_keeps_users_with_few_rows_together() {
+    let server = Server::start().await;
+    let mut root = server.root();
+    root.run("CREATE USER TABLE u (id BIGINT PRIMARY KEY, n INT)").await;
+    for user in ["a", "b", "c"] {
+        server.user(user).run("INSERT INTO u VALUES (1, 1), (2, 2)").await;
+    }
+    root.run("FLUSH TABLE u").await;
+    server.user("a").run("UPDATE u SET n = 3 WHERE id = 1").await;
+    let (_, result) = job_of(&mut root, "COMPACT TABLE u").await;
+    // Two packs became one, and nobody got files of their own.
+    assert_eq!((&result["partitions"], &result["segments_in"]), (&json!(0), &json!(2)), "{result}");
+    assert_eq!((&result["segments_out"], &result["rows_out"]), (&json!(1), &json!(6)), "{result}");
+    assert_eq!(server.user("a").rows("SELECT id, n FROM u ORDER BY id").await, json!([[1, 3], [2, 2]]));
+}
+
+#[tokio::test]
 async fn purge_removes_the_rows_of_one_person_from_every_table() {
     let server = Server::start().await;
     let mut root = server.root();
