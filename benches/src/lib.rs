@@ -14,6 +14,7 @@ pub mod live_load;
 pub mod measure;
 pub mod place;
 pub mod report;
+pub mod small_partitions;
 pub mod table;
 pub mod wal_commit;
 pub mod wal_recovery;
@@ -33,5 +34,6 @@ pub fn all() -> Vec<Box<dyn report::Comparison>> {
         Box::new(engine_flush::Flush),
         Box::new(engine_flush::Compaction),
         Box::new(engine_growth::Growth),
+        Box::new(small_partitions::SmallPartitions),
     ]
 }

@@ -42,7 +42,8 @@ impl Fixture {
         let table = match known {
             Some(table) => table,
             None => {
-                let made = runtime.block_on(database.ddl(Ddl::CreateTable(Box::new(new_table()?))))?;
+                let new = new_table(TableKind::Shared)?;
+                let made = runtime.block_on(database.ddl(Ddl::CreateTable(Box::new(new))))?;
                 made.table.ok_or("no table was made")?
             }
         };
@@ -82,7 +83,11 @@ pub fn insertion(table: &Arc<Table>, ids: Range<i64>) -> Outcome<PartitionWrite>
     Ok(write)
 }
 
-fn rows(table: &Table, ids: Range<i64>) -> Outcome<RecordBatch> {
+/// Rows of about 200 bytes with these keys.
+///
+/// # Errors
+/// If the table has other columns.
+pub fn rows(table: &Table, ids: Range<i64>) -> Outcome<RecordBatch> {
     let text = |id: i64| format!("{:0>160x}", (id as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(ids.clone())),
@@ -93,13 +98,17 @@ fn rows(table: &Table, ids: Range<i64>) -> Outcome<RecordBatch> {
     Ok(RecordBatch::try_new(table.schema.rows().clone(), columns)?)
 }
 
-fn new_table() -> Outcome<NewTable> {
+/// The table, of any kind with partitions.
+///
+/// # Errors
+/// None; its names are valid.
+pub fn new_table(kind: TableKind) -> Outcome<NewTable> {
     let column =
         |id, name, data_type, nullable| Column { nullable, ..Column::new(ColumnId(id), name, data_type) };
     Ok(NewTable {
         namespace: NamespaceId::new("default")?,
         name: TableName::new("rows")?,
-        kind: TableKind::Shared,
+        kind,
         schema: SchemaDef {
             version: 1,
             columns: vec![
