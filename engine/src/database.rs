@@ -563,6 +563,8 @@ impl Database {
         // First, so that a commit applied while we look has noted its partition or is after this.
         let next = self.sequencer.applied().min(self.sequencer.visible()) + 1;
         let keep = self.hot.first().map_or(next, |first| first.min(next));
+        // The log tells us what is durable a moment before it counts it as durable itself, and takes no mark beyond that.
+        self.log.wait_durable(keep - 1)?;
         Ok(self.log.truncate_before(keep)?)
     }
 }
