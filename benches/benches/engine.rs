@@ -13,6 +13,9 @@ use kalamdb_engine::arrow::array::{ArrayRef, RecordBatch};
 use kalamdb_engine::codec::Input;
 use kalamdb_engine::codec::columns::{get_batch, put_batch};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ROWS: i64 = 100_000;
 
 fn fixture() -> (tempfile::TempDir, Fixture) {

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use kalamdb_wal::{Log, Options, RealDisk, Record, SyncPolicy};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn open(sync: SyncPolicy) -> (tempfile::TempDir, Log) {
     let dir = tempfile::tempdir_in("../target").expect("a scratch directory");
     let options = Options { sync, ..Options::default() };

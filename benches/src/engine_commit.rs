@@ -1,6 +1,10 @@
 //! Commits of one row of about 200 bytes through the engine, beside writing and syncing the bytes its log writes.
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
+
+use kalamdb_engine::{PartitionWrite, Table};
 
 use crate::bare::BareFile;
 use crate::measure::{percentile, time_each};
@@ -24,11 +28,12 @@ impl Comparison for Commit {
         let fixture = Fixture::open(place, &dir.path().join("db"))?;
         let (database, table) = (&fixture.database, &fixture.table);
         let before = database.log_metrics();
-        let mut ids = 0..COMMITS;
+        // Making the rows is not part of committing them.
+        let mut writes = single_rows(table, 0..COMMITS)?.into_iter();
         // On this thread: a hop to another one would be the runtime's cost, not the engine's.
         let ours = time_each(COMMITS as usize, || -> Outcome<()> {
-            let id = ids.next().ok_or("as many commits as ids")?;
-            fixture.runtime.block_on(database.commit(vec![insertion(table, id..id + 1)?]))?;
+            let write = writes.next().ok_or("as many writes as commits")?;
+            fixture.runtime.block_on(database.commit(vec![write]))?;
             Ok(())
         })?;
         let after = database.log_metrics();
@@ -69,10 +74,13 @@ fn compare(writers: i64, place: &Place) -> Outcome<Sample> {
     fixture.insert(1 << 40..(1 << 40) + 60_000, 60_000)?;
     fixture.insert(1 << 41..(1 << 41) + 1, 1)?;
     let each = 1_000;
+    let firsts = (0..writers).map(|writer| writer << 32);
+    let writes = firsts.map(|first| single_rows(&fixture.table, first..first + each));
+    let writes = writes.collect::<Outcome<Vec<_>>>()?;
     let before = fixture.database.log_metrics();
     let begun = Instant::now();
     fixture.runtime.block_on(async {
-        let tasks: Vec<_> = (0..writers).map(|writer| tokio::spawn(write(&fixture, writer, each))).collect();
+        let tasks: Vec<_> = writes.into_iter().map(|writes| tokio::spawn(commit(&fixture, writes))).collect();
         for task in tasks {
             task.await??;
         }
@@ -98,12 +106,20 @@ fn compare(writers: i64, place: &Place) -> Outcome<Sample> {
     })
 }
 
+/// Writes of one row each.
+fn single_rows(table: &Arc<Table>, ids: Range<i64>) -> Outcome<Vec<PartitionWrite>> {
+    ids.map(|id| insertion(table, id..id + 1)).collect()
+}
+
 /// Commits one row after the other; the future owns what it needs.
-fn write(fixture: &Fixture, writer: i64, count: i64) -> impl Future<Output = Outcome<()>> + Send + 'static {
-    let (database, table) = (fixture.database.clone(), fixture.table.clone());
+fn commit(
+    fixture: &Fixture,
+    writes: Vec<PartitionWrite>,
+) -> impl Future<Output = Outcome<()>> + Send + 'static {
+    let database = fixture.database.clone();
     async move {
-        for id in (writer << 32)..(writer << 32) + count {
-            database.commit(vec![insertion(&table, id..id + 1)?]).await?;
+        for write in writes {
+            database.commit(vec![write]).await?;
         }
         Ok(())
     }

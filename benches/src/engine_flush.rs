@@ -33,14 +33,16 @@ impl Comparison for Flush {
     fn run(&self, place: &Place) -> Outcome<Vec<Sample>> {
         let dir = place.dir()?;
         let fixture = Fixture::open(place, &dir.path().join("db"))?;
-        // Two runs of keys that lie between each other, so that there is something to sort.
-        for first in (0..ROWS).step_by(2_000).chain((0..ROWS).step_by(2_000).map(|n| n + 1_000)) {
-            fixture.insert(first..first + 1_000, 1_000)?;
-        }
+        fill(&fixture, 0)?;
+        fixture.runtime.block_on(fixture.database.flush(&fixture.table, None))?;
+        let before = newest_segment(&fixture)?;
+        fill(&fixture, ROWS)?;
+        // So that each side, when its time is taken, finds memory that the other one has just given back.
+        bare(place, &fixture, &before, &dir.path().join("before"))?;
         let begun = Instant::now();
         fixture.runtime.block_on(fixture.database.flush(&fixture.table, None))?;
         let ours = begun.elapsed().as_secs_f64();
-        let written = only_segment(&fixture)?;
+        let written = newest_segment(&fixture)?;
         let (_, theirs) = bare(place, &fixture, &written, &dir.path().join("bare"))?;
         let megabytes = written.meta().bytes as f64 / 1e6;
         fixture.close()?;
@@ -53,6 +55,13 @@ impl Comparison for Flush {
             budget: Budget::AtLeast(0.8),
         }])
     }
+}
+
+/// Inserts two runs of keys that lie between each other, so that there is something to sort.
+fn fill(fixture: &Fixture, from: i64) -> Outcome<()> {
+    let evens = (from..from + ROWS).step_by(2_000);
+    let odds = evens.clone().map(|first| first + 1_000);
+    evens.chain(odds).try_for_each(|first| fixture.insert(first..first + 1_000, 1_000))
 }
 
 /// Eight segments whose keys lie between each other become one.
@@ -76,7 +85,7 @@ impl Comparison for Compaction {
         let begun = Instant::now();
         let done = fixture.runtime.block_on(fixture.database.compact(&fixture.table, None))?;
         let ours = begun.elapsed().as_secs_f64();
-        let written = only_segment(&fixture)?;
+        let written = newest_segment(&fixture)?;
         let (read, wrote) = bare(place, &fixture, &written, &dir.path().join("bare"))?;
         fixture.close()?;
         let megabytes = done.bytes_read as f64 / 1e6;
@@ -95,22 +104,43 @@ impl Comparison for Compaction {
     }
 }
 
-fn only_segment(fixture: &Fixture) -> Outcome<Arc<Segment>> {
+fn newest_segment(fixture: &Fixture) -> Outcome<Arc<Segment>> {
     let version = fixture.database.partition_version(&fixture.table, None)?.ok_or("no partition")?;
-    match &*version.segments {
-        [segment] => Ok(segment.clone()),
-        other => Err(format!("{} segments", other.len()).into()),
-    }
+    Ok(version.segments.last().ok_or("no segment")?.clone())
 }
 
-/// Seconds that a segment takes to be read, and that its rows take to be written as such a file and synced.
+/// Seconds that a segment takes to be read, and that its rows take to be written as such a file and synced. Each on a
+/// thread of its own, as flushes and compactions are: memory that a thread has used before is cheaper than new one.
 fn bare(place: &Place, fixture: &Fixture, segment: &Segment, path: &Path) -> Outcome<(f64, f64)> {
-    let begun = Instant::now();
+    let (batches, read) = alone(|| read(place, segment))?;
+    let ((), wrote) = alone(|| write(place, fixture, segment, &batches, path))?;
+    Ok((read, wrote))
+}
+
+/// Runs something on a thread of its own; how many seconds it took.
+fn alone<T: Send>(work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<(T, f64)> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let begun = Instant::now();
+            work().map(|done| (done, begun.elapsed().as_secs_f64()))
+        });
+        thread.join().map_err(|_| "the bare reader or writer panicked")?
+    })
+}
+
+fn read(place: &Place, segment: &Segment) -> Outcome<Vec<RecordBatch>> {
     let bytes = durable::read_file(&*place.disk(), segment.path())?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes))?.with_batch_size(8_192);
-    let schema = reader.schema().clone();
-    let batches: Vec<RecordBatch> = reader.build()?.collect::<Result<_, _>>()?;
-    let read = begun.elapsed().as_secs_f64();
+    Ok(reader.build()?.collect::<Result<_, _>>()?)
+}
+
+fn write(
+    place: &Place,
+    fixture: &Fixture,
+    segment: &Segment,
+    batches: &[RecordBatch],
+    path: &Path,
+) -> Outcome<()> {
     let spec = Spec {
         partition: &PartitionId { table: fixture.table.id, user: None },
         schema: &fixture.table.schema,
@@ -118,16 +148,15 @@ fn bare(place: &Place, fixture: &Fixture, segment: &Segment, path: &Path) -> Out
         rows: segment.meta().rows as usize,
         purpose: "bench",
     };
-    let begun = Instant::now();
     let file = place.disk().create(path)?;
     let sink = Sink { file: Arc::clone(&file), at: 0 };
+    let schema = batches.first().ok_or("no rows")?.schema();
     let mut writer = ArrowWriter::try_new(sink, schema, Some(properties(&spec)))?;
-    for batch in &batches {
+    for batch in batches {
         writer.write(batch)?;
     }
     writer.close()?;
-    file.sync_all()?;
-    Ok((read, begun.elapsed().as_secs_f64()))
+    Ok(file.sync_all()?)
 }
 
 struct Sink {

@@ -10,6 +10,9 @@ use kalamdb_benches::live_load::{self, LiveLoad};
 use kalamdb_benches::place::Place;
 use kalamdb_benches::report::{self, Outcome};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(about = "Benchmarks of KalamDB beside physical limits and other systems")]
 struct Arguments {
