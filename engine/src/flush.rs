@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::row::Rows as KeyRows;
 use kalamdb_wal::{Disk, durable};
 use roaring::RoaringBitmap;
 
@@ -26,8 +27,9 @@ use crate::ids::Seq;
 use crate::manifest::{FILE_NAME, Manifest, SegmentMeta};
 use crate::marks::Marks;
 use crate::memtable::{Memtable, Moved};
+use crate::order;
 use crate::partition::{Frozen, Partition, Version};
-use crate::rows::Rows;
+use crate::rows::{Rows, VisibleRows};
 use crate::segment::Segment;
 use crate::segment::facts::Finish;
 use crate::segment::write::{SegmentWriter, Spec};
@@ -317,26 +319,20 @@ impl<'a> Sorted<'a> {
         let gone = store.marks.at(horizon);
         let kept = store.marks.after(horizon).into_iter().filter(|(seq, _)| *seq <= boundary);
         let kept = kept.map(|(seq, row)| (row, seq)).collect();
-        let mut keys = table.schema.keys().empty_rows(visible.rows as usize, 0);
-        for chunk in &visible.chunks {
-            let columns = key_columns(table, &chunk.batch);
-            table
-                .schema
-                .keys()
-                .append(&mut keys, &columns)
-                .map_err(|e| Error::internal("encode a key", e))?;
-        }
-        let mut ordinals: Vec<u32> =
-            (0..visible.rows).filter(|row| gone.as_ref().is_none_or(|gone| !gone.contains(*row))).collect();
-        let by_key = |a: &u32, b: &u32| keys.row(*a as usize).cmp(&keys.row(*b as usize)).then(a.cmp(b));
-        if !ordinals.is_sorted_by(|a, b| by_key(a, b).is_lt()) {
-            ordinals.sort_unstable_by(by_key);
-        }
+        let keys = encoded_keys(table, &visible)?;
+        let ordinals: Vec<u32> = match &gone {
+            None => (0..visible.rows).collect(),
+            Some(gone) => (0..visible.rows).filter(|row| !gone.contains(*row)).collect(),
+        };
+        let mut chunk = 0;
         let place = |ordinal: u32| {
-            let chunk = visible.chunks.partition_point(|c| c.end() <= ordinal);
+            // Neighbours in the order are mostly of one chunk.
+            if ordinal < visible.chunks[chunk].first || ordinal >= visible.chunks[chunk].end() {
+                chunk = visible.chunks.partition_point(|c| c.end() <= ordinal);
+            }
             (chunk, (ordinal - visible.chunks[chunk].first) as usize)
         };
-        let order = ordinals.into_iter().map(place).collect();
+        let order = order::by_key(&keys, ordinals).into_iter().map(place).collect();
         Ok(Self { store, chunks: visible.chunks, total: visible.rows, order, kept })
     }
 
@@ -381,6 +377,22 @@ impl<'a> Sorted<'a> {
         rows.filter_map(|(at, place)| Some((*self.kept.get(&self.ordinal(*place))?, first + at as u32)))
             .collect()
     }
+}
+
+/// The keys of rows, by ordinal.
+fn encoded_keys(table: &Table, rows: &VisibleRows) -> Result<KeyRows> {
+    let keys = table.schema.keys();
+    let mut encoded = keys.empty_rows(rows.rows as usize, 0);
+    for (at, chunk) in rows.chunks.iter().enumerate() {
+        let columns = key_columns(table, &chunk.batch);
+        keys.append(&mut encoded, &columns).map_err(|e| Error::internal("encode a key", e))?;
+        if at == 0 {
+            // How long keys are is seen from the first ones. Growing step by step would copy all of them each time.
+            let (count, bytes) = encoded.iter().fold((0, 0), |(n, sum), key| (n + 1, sum + key.data().len()));
+            encoded.reserve(0, bytes.div_ceil(count.max(1)) * (rows.rows as usize - count));
+        }
+    }
+    Ok(encoded)
 }
 
 fn install(database: &Database, partition: &Partition, frozen: &Frozen, attempt: Attempt) {

@@ -33,6 +33,7 @@ pub mod marks;
 mod memory;
 pub mod memtable;
 pub mod offline;
+mod order;
 mod pack;
 pub mod partition;
 pub mod project;
