@@ -102,14 +102,14 @@ impl Hub {
         self.tail.send_modify(|tail| tail.closed = true);
     }
 
-    /// Hands on a commit that is now durable and applied. Called in order.
-    pub fn publish(&self, commit: Arc<Commit>) {
-        let seq = commit.seq;
+    /// Hands on commits that are now durable and applied. Called in order. What readers wait for is told them once.
+    pub fn publish(&self, commits: &[Arc<Commit>]) {
+        let Some(seq) = commits.last().map(|commit| commit.seq) else { return };
         let mut ring = self.ring.lock();
         if self.readers.load(Ordering::Acquire) == 0 {
             *ring = Ring { commits: VecDeque::new(), bytes: 0, complete_after: seq };
         } else {
-            ring.push(commit);
+            commits.iter().for_each(|commit| ring.push(commit.clone()));
         }
         drop(ring);
         self.tail.send_modify(|tail| tail.seq = seq);

@@ -135,16 +135,19 @@ impl Sequencer {
 
     /// Makes visible what can be, in order, and answers those who waited for it.
     fn publish(&self, mut state: MutexGuard<'_, State>) {
-        let mut answered = Vec::new();
+        let (mut commits, mut answered) = (Vec::new(), Vec::new());
         let durable = state.durable;
+        let mut visible = None;
         while let Some(next) = state.pending.pop_front_if(|p| p.seq <= durable && p.commit.is_some()) {
             state.applied -= 1;
-            // The feed first: whoever sees the sequence as visible must find the commit there.
-            if let Some(commit) = next.commit {
-                self.hub.publish(commit);
-            }
-            self.visible.store(next.seq, Ordering::Release);
+            visible = Some(next.seq);
+            commits.extend(next.commit);
             answered.extend(next.waiter);
+        }
+        if let Some(visible) = visible {
+            // The feed first: whoever sees a sequence as visible must find the commit there.
+            self.hub.publish(&commits);
+            self.visible.store(visible, Ordering::Release);
         }
         if !state.waiters.is_empty() {
             let visible = self.visible();
@@ -152,6 +155,8 @@ impl Sequencer {
                 .extend(state.waiters.extract_if(.., |(seq, _)| *seq <= visible).map(|(_, waiter)| waiter));
         }
         drop(state);
+        // Their rows are many allocations to free: not while others wait for the lock.
+        drop(commits);
         for waiter in answered {
             // A committer that went away does not want to know.
             let _ = waiter.send(Ok(()));

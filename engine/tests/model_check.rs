@@ -43,10 +43,12 @@ mod feed {
     impl Hub {
         pub fn start(&self, _: u64) {}
 
-        pub fn publish(&self, commit: Arc<Commit>) {
+        pub fn publish(&self, commits: &[Arc<Commit>]) {
             let mut published = self.0.lock();
-            assert_eq!(commit.seq, published.len() as u64 + 1, "published out of order: {published:?}");
-            published.push(commit.seq);
+            for commit in commits {
+                assert_eq!(commit.seq, published.len() as u64 + 1, "published out of order: {published:?}");
+                published.push(commit.seq);
+            }
         }
     }
 }
