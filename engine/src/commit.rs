@@ -389,7 +389,7 @@ pub(crate) fn apply(
     let mut promise = Promise { seq, kept: false };
     let horizon = database.horizon();
     for ((prepared, version), replaced) in prepared.iter().zip(&versions).zip(&replaced) {
-        let was_flushed = version.active.first_unflushed().is_none();
+        let was_flushed = version.active.is_flushed();
         if let Err(error) = prepared.apply(version, replaced, seq, time_us, horizon) {
             tracing::error!(%error, seq, "a checked commit could not be applied");
             return Err(error);

@@ -37,7 +37,7 @@ use crate::write::PartitionWrite;
 const STALE_RETRIES: usize = 100;
 
 /// A partition that is being or was loaded; a damaged one stays so until a restart.
-type Slot = Arc<OnceLock<Result<Arc<Partition>>>>;
+type Slot = Arc<OnceLock<std::result::Result<Arc<Partition>, Box<Error>>>>;
 
 /// An open database. One per process and directory, shared behind an `Arc`.
 #[derive(Debug)]
@@ -510,9 +510,9 @@ impl Database {
         let mut loaded = false;
         let load = || {
             loaded = true;
-            self.load(table, id).map(Arc::new)
+            self.load(table, id).map(Arc::new).map_err(Box::new)
         };
-        let partition = slot.get_or_init(load).clone()?;
+        let partition = slot.get_or_init(load).clone().map_err(|error| *error)?;
         partition.check_open()?;
         partition.used_at.store(self.clock().now_micros(), Ordering::Relaxed);
         if loaded {

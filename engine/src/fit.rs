@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, MutableArrayData, RecordBatch, make_array};
 use arrow::datatypes::DataType;
 
 use crate::catalog::Table;
@@ -72,8 +72,8 @@ pub(crate) fn no_place_twice(places: &[Place]) -> Result<()> {
     }
 }
 
-/// True for text or bytes that keep far more memory alive than they use: a slice of a large batch, or one value in a
-/// builder's default block. Rows in memory stay there for long.
+/// True for values that keep far more memory alive than they use: a slice of a large batch, or one value in a builder's
+/// default block. Rows in memory stay there for long.
 fn is_wasteful(column: &ArrayRef) -> bool {
     let (held, used): (usize, &dyn Fn() -> usize) = match column.data_type() {
         DataType::Utf8View => {
@@ -84,7 +84,11 @@ fn is_wasteful(column: &ArrayRef) -> bool {
             let view = column.as_binary_view();
             (view.data_buffers().iter().map(|b| b.capacity()).sum(), &|| view.total_buffer_bytes_used())
         }
-        _ => return false,
+        other => {
+            let Some(width) = other.primitive_width() else { return false };
+            // NULLs take a bit each, which is not worth looking at.
+            (column.get_buffer_memory_size(), &move || width * column.len())
+        }
     };
     held > SMALL && held / 2 > used()
 }
@@ -93,6 +97,38 @@ fn compact(column: &ArrayRef) -> ArrayRef {
     match column.data_type() {
         DataType::Utf8View if is_wasteful(column) => Arc::new(column.as_string_view().gc()),
         DataType::BinaryView if is_wasteful(column) => Arc::new(column.as_binary_view().gc()),
+        _ if is_wasteful(column) => copied(column),
         _ => column.clone(),
+    }
+}
+
+/// The same values in buffers of their own.
+fn copied(column: &ArrayRef) -> ArrayRef {
+    let data = column.to_data();
+    let mut copy = MutableArrayData::new(vec![&data], false, column.len());
+    match copy.try_extend(0, 0, column.len()) {
+        Ok(()) => make_array(copy.freeze()),
+        // Too long for its offsets, which a column that fits in memory cannot be.
+        Err(_) => column.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringViewArray};
+
+    use super::*;
+
+    #[test]
+    fn a_slice_of_a_large_array_gets_buffers_of_its_own() {
+        let numbers: Int64Array = (0..10_000).map(|n| (n % 3 != 0).then_some(n)).collect();
+        let texts =
+            StringViewArray::from_iter_values((0..10_000).map(|n| format!("a text that is long, {n}")));
+        let columns: [ArrayRef; 2] = [Arc::new(numbers.slice(5_000, 4)), Arc::new(texts.slice(5_000, 4))];
+        for column in columns {
+            let compacted = compact(&column);
+            assert_eq!(&compacted, &column);
+            assert!(compacted.get_buffer_memory_size() < 1_024, "{}", compacted.get_buffer_memory_size());
+        }
     }
 }

@@ -422,7 +422,7 @@ fn install(database: &Database, partition: &Partition, frozen: &Frozen, attempt:
         manifest: Arc::new(manifest),
     };
     // Only the flush under way sets it.
-    let _ = frozen.memtable.moved.set(moved);
+    let _ = frozen.memtable.moved.set(Box::new(moved));
     partition.install(&mut state, next);
     drop(state);
     database.hot().flushed(&frozen.memtable, &partition.id);

@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod alter;
+mod array_memory;
 pub mod catalog;
 pub mod codec;
 pub mod commit;

@@ -18,7 +18,8 @@ const FOLD_AT: usize = 256;
 /// Delete marks of one memtable store or segment.
 #[derive(Debug, Default)]
 pub struct Marks {
-    inner: RwLock<Inner>,
+    /// Nothing before the first mark: there are many stores, and few of them have any.
+    inner: RwLock<Option<Box<Inner>>>,
 }
 
 #[derive(Debug, Default)]
@@ -38,17 +39,18 @@ impl Marks {
     /// Marks that a manifest recorded; every reader sees them.
     pub fn folded(rows: RoaringBitmap) -> Self {
         let inner = Inner { all: rows.clone(), folded: Arc::new(rows), ..Inner::default() };
-        Self { inner: RwLock::new(inner) }
+        Self { inner: RwLock::new(Some(Box::new(inner))) }
     }
 
     /// True if the row is marked by any commit, visible or not.
     pub fn contains(&self, row: u32) -> bool {
-        self.inner.read().all.contains(row)
+        self.inner.read().as_ref().is_some_and(|inner| inner.all.contains(row))
     }
 
     /// Marks a row as superseded by commit `seq`, which is not lower than that of any mark before. False if it already was.
     pub fn add(&self, row: u32, seq: Seq, horizon: Seq) -> bool {
         let mut inner = self.inner.write();
+        let inner = inner.get_or_insert_default();
         if !inner.all.insert(row) {
             return false;
         }
@@ -61,7 +63,8 @@ impl Marks {
 
     /// The rows marked at or before `snapshot`; `None` if there are none.
     pub fn at(&self, snapshot: Seq) -> Option<Arc<RoaringBitmap>> {
-        let inner = self.inner.read();
+        let guard = self.inner.read();
+        let inner = guard.as_ref()?;
         let seen = inner.recent().partition_point(|(seq, _)| *seq <= snapshot);
         if seen == 0 {
             return (!inner.folded.is_empty()).then(|| inner.folded.clone());
@@ -74,20 +77,23 @@ impl Marks {
         let mut rows = RoaringBitmap::clone(&inner.folded);
         rows.extend(inner.recent()[..seen].iter().map(|(_, row)| *row));
         let rows = Arc::new(rows);
-        drop(inner);
-        self.inner.write().remember(seen, snapshot, &rows);
+        drop(guard);
+        if let Some(inner) = &mut *self.inner.write() {
+            inner.remember(seen, snapshot, &rows);
+        }
         Some(rows)
     }
 
     /// Marks of commits after `seq`, oldest first: those that are not [forgotten](Marks::forget).
     pub fn after(&self, seq: Seq) -> Vec<(Seq, u32)> {
         let inner = self.inner.read();
-        inner.log[inner.until(seq)..].to_vec()
+        inner.as_ref().map(|inner| inner.log[inner.until(seq)..].to_vec()).unwrap_or_default()
     }
 
     /// The other marked rows: those of which [`Marks::after`] of the same sequence says nothing.
     pub fn up_to(&self, seq: Seq) -> RoaringBitmap {
-        let inner = self.inner.read();
+        let guard = self.inner.read();
+        let Some(inner) = guard.as_ref() else { return RoaringBitmap::new() };
         let mut rows = inner.all.clone();
         for (_, row) in &inner.log[inner.until(seq)..] {
             rows.remove(*row);
@@ -98,12 +104,13 @@ impl Marks {
     /// How many those are.
     pub fn len_up_to(&self, seq: Seq) -> u64 {
         let inner = self.inner.read();
-        inner.all.len() - (inner.log.len() - inner.until(seq)) as u64
+        inner.as_ref().map_or(0, |inner| inner.all.len() - (inner.log.len() - inner.until(seq)) as u64)
     }
 
     /// Forgets which commits set the marks up to `seq`, as far as every snapshot sees them. They stay marks.
     pub fn forget(&self, seq: Seq, horizon: Seq) {
         let mut inner = self.inner.write();
+        let Some(inner) = &mut *inner else { return };
         inner.fold(horizon);
         let count = inner.until(seq).min(inner.in_folded);
         inner.log.drain(..count);
@@ -113,15 +120,18 @@ impl Marks {
 
     /// How many rows are marked, visibly or not.
     pub fn len(&self) -> u64 {
-        self.inner.read().all.len()
+        self.inner.read().as_ref().map_or(0, |inner| inner.all.len())
     }
 
-    /// Bytes the marks take beside the structure itself, about.
+    /// Bytes the marks take beside the structure itself.
     pub(crate) fn memory(&self) -> usize {
-        let inner = self.inner.read();
+        let guard = self.inner.read();
+        let Some(inner) = guard.as_ref() else { return 0 };
+        let shared =
+            |rows: &RoaringBitmap| 2 * size_of::<usize>() + size_of::<RoaringBitmap>() + bitmap_memory(rows);
         let recent = inner.log.capacity() * size_of::<(Seq, u32)>();
-        let cached = inner.cached.as_ref().map_or(0, |(_, rows)| rows.serialized_size());
-        inner.all.serialized_size() + inner.folded.serialized_size() + recent + cached
+        let cached = inner.cached.as_ref().map_or(0, |(_, rows)| shared(rows));
+        size_of::<Inner>() + bitmap_memory(&inner.all) + shared(&inner.folded) + recent + cached
     }
 
     /// True if no row is marked.
@@ -159,4 +169,12 @@ impl Inner {
             self.cached = Some((seen, rows.clone()));
         }
     }
+}
+
+/// Bytes a bitmap takes beside the structure itself, about: per 65,536 row numbers a list or a set of bits.
+fn bitmap_memory(rows: &RoaringBitmap) -> usize {
+    const PLACE: usize = 40;
+    let of = rows.statistics();
+    let bytes = of.n_bytes_array_containers / 2 + of.n_bytes_bitset_containers + of.n_bytes_run_containers;
+    of.n_containers as usize * PLACE + usize::try_from(bytes).unwrap_or(usize::MAX)
 }

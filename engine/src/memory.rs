@@ -1,20 +1,18 @@
 //! What takes memory: hot rows, and what a loaded partition costs beside them.
 
-use std::mem::size_of;
+use std::mem::{size_of, size_of_val};
 use std::sync::OnceLock;
 
 use crate::database::Database;
-use crate::error::Result;
-use crate::ids::PartitionId;
+use crate::error::Error;
+use crate::ids::{PartitionId, Seq};
 use crate::manifest::{Manifest, SegmentMeta};
 use crate::memtable::Memtable;
-use crate::partition::{Partition, Version};
+use crate::partition::{Frozen, Partition, Version};
+use crate::segment::Trash;
 
 /// The counts in front of what an `Arc` holds.
 const COUNTS: usize = 2 * size_of::<usize>();
-/// Allocations of a partition too small to be asked one by one: flags, empty bitmaps, the first places of short lists, its
-/// entry among the hot ones. Measured.
-const SMALL_PARTS: usize = 336;
 
 /// How much memory a database's partitions take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,24 +48,27 @@ impl Database {
 }
 
 impl Partition {
-    /// Bytes the partition takes beside its rows, its place in the database's map included.
+    /// Bytes the partition takes beside its rows, its places in the database's map and among the hot ones included.
     pub(crate) fn overhead_bytes(&self) -> usize {
         let version = self.version();
-        let slot = size_of::<(PartitionId, usize)>() + COUNTS + size_of::<OnceLock<Result<usize>>>();
-        let name = self.id.user.as_ref().map_or(0, |user| COUNTS + user.as_str().len());
-        let segments: usize = version.segments.iter().map(|segment| segment.memory()).sum();
-        slot + name
-            + SMALL_PARTS
-            + COUNTS
-            + size_of::<Self>()
-            + self.dir.as_os_str().len()
-            + COUNTS
-            + size_of::<Version>()
-            + version.memtables().count() * (COUNTS + size_of::<Memtable>())
-            + COUNTS
-            + version.manifest.memory()
-            + COUNTS
-            + segments
+        let memtables = version.memtables().map(|_| size_of::<Memtable>());
+        let frozen = version.frozen.iter().map(|_| size_of::<Frozen>());
+        let segments = version.segments.iter().map(|segment| segment.memory());
+        let name = self.id.user.as_ref().map(|user| user.as_str().len());
+        let parts = [
+            size_of::<OnceLock<Result<usize, Box<Error>>>>(),
+            size_of::<Self>(),
+            size_of::<Trash>(),
+            size_of::<OnceLock<String>>(),
+            size_of::<Version>(),
+            size_of_val(&*version.segments),
+            version.manifest.memory(),
+        ];
+        let parts = parts.into_iter().chain(memtables).chain(frozen).chain(segments).chain(name);
+        // Maps are about half full.
+        let known = 2 * size_of::<(PartitionId, usize)>();
+        let hot = if version.first_unflushed().is_some() { 2 * size_of::<(Seq, PartitionId)>() } else { 0 };
+        known + hot + self.dir.as_os_str().len() + parts.map(|bytes| COUNTS + bytes).sum::<usize>()
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Memtable {
     /// Last values of deleted rows.
     pub tombstones: Rows,
     /// Where its rows went, once they are in a segment.
-    pub moved: OnceLock<Moved>,
+    pub moved: OnceLock<Box<Moved>>,
     /// Commits up to this one are in Parquet, their rows here or not.
     durable: AtomicU64,
     keys: RwLock<HashMap<Key, Slot>>,
@@ -105,7 +105,7 @@ impl Memtable {
         u64::from(self.live.len()) + u64::from(self.tombstones.len())
     }
 
-    /// Bytes taken, about: rows, marks and keys.
+    /// Bytes taken beside the structure itself: rows, marks and keys.
     pub fn bytes(&self) -> usize {
         self.live.bytes()
             + self.tombstones.bytes()
@@ -130,6 +130,13 @@ impl Memtable {
         let durable = self.durable();
         let stores = [&self.live, &self.tombstones];
         stores.into_iter().filter_map(|rows| rows.first_seq_after(durable)).min()
+    }
+
+    /// True if Parquet has every commit with rows here: there is no [first one](Memtable::first_unflushed) that it has not.
+    pub fn is_flushed(&self) -> bool {
+        let durable = self.durable();
+        let newest = [&self.live, &self.tombstones].into_iter().filter_map(|rows| rows.last_seq()).max();
+        newest.is_none_or(|newest| newest <= durable)
     }
 
     /// Where the newest version of a key is, if it is here.

@@ -181,7 +181,7 @@ impl Database {
         };
         for slot in slots {
             // Waits for one that is being loaded; whoever was about to has to look for it anew.
-            let Ok(partition) = slot.get_or_init(|| Err(Error::Conflict)) else { continue };
+            let Ok(partition) = slot.get_or_init(|| Err(Box::new(Error::Conflict))) else { continue };
             let _no_commit = partition.commit.lock();
             partition.gone.store(true, Ordering::Release);
             partition.trash.close();

@@ -188,7 +188,8 @@ fn close_partition(database: &Database, id: &PartitionId, error: Error) {
         Error::PartitionDamaged { reason, .. } => reason,
         other => other.to_string(),
     };
-    let closed = std::sync::OnceLock::from(Err(Error::PartitionDamaged { partition: id.clone(), reason }));
+    let error = Error::PartitionDamaged { partition: id.clone(), reason };
+    let closed = std::sync::OnceLock::from(Err(Box::new(error)));
     database.partitions.write().insert(id.clone(), Arc::new(closed));
 }
 
