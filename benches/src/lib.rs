@@ -7,6 +7,10 @@ pub mod bare;
 pub mod engine_commit;
 pub mod engine_flush;
 pub mod engine_growth;
+pub mod engine_growth_columns;
+pub mod engine_growth_partitions;
+pub mod engine_lookup;
+pub mod engine_projection;
 pub mod engine_scan;
 pub mod http;
 pub mod http_load;
@@ -33,7 +37,11 @@ pub fn all() -> Vec<Box<dyn report::Comparison>> {
         Box::new(engine_scan::Scan),
         Box::new(engine_flush::Flush),
         Box::new(engine_flush::Compaction),
+        Box::new(engine_lookup::Lookup),
+        Box::new(engine_projection::Projected),
         Box::new(engine_growth::Growth),
+        Box::new(engine_growth_partitions::Partitions),
+        Box::new(engine_growth_columns::Columns),
         Box::new(small_partitions::SmallPartitions),
     ]
 }

@@ -41,13 +41,25 @@ impl Fixture {
         let known = database.catalog().table("default", "rows").cloned();
         let table = match known {
             Some(table) => table,
-            None => {
-                let new = new_table(TableKind::Shared)?;
-                let made = runtime.block_on(database.ddl(Ddl::CreateTable(Box::new(new))))?;
-                made.table.ok_or("no table was made")?
-            }
+            None => create(&runtime, &database, new_table(TableKind::Shared)?)?,
         };
         Ok(Self { runtime, database, table })
+    }
+
+    /// Creates a USER table with the same columns.
+    ///
+    /// # Errors
+    /// From the database.
+    pub fn user_table(&self) -> Outcome<Arc<Table>> {
+        create(&self.runtime, &self.database, definition("people", TableKind::User, 0)?)
+    }
+
+    /// Creates a table with so many more columns, of numbers.
+    ///
+    /// # Errors
+    /// From the database.
+    pub fn wide_table(&self, more: u32) -> Outcome<Arc<Table>> {
+        create(&self.runtime, &self.database, definition("wide", TableKind::Shared, more)?)
     }
 
     /// Inserts rows, `batch` to a commit.
@@ -89,12 +101,15 @@ pub fn insertion(table: &Arc<Table>, ids: Range<i64>) -> Outcome<PartitionWrite>
 /// If the table has other columns.
 pub fn rows(table: &Table, ids: Range<i64>) -> Outcome<RecordBatch> {
     let text = |id: i64| format!("{:0>160x}", (id as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    let columns: Vec<ArrayRef> = vec![
+    let mut columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(ids.clone())),
         Arc::new(StringViewArray::from_iter_values(ids.clone().map(|id| format!("name {}", id % 1_000)))),
         Arc::new(StringViewArray::from_iter_values(ids.clone().map(text))),
-        Arc::new(Int32Array::from_iter_values(ids.map(|id| (id % 977) as i32))),
+        Arc::new(Int32Array::from_iter_values(ids.clone().map(|id| (id % 977) as i32))),
     ];
+    let number =
+        |at: i64| -> ArrayRef { Arc::new(Int64Array::from_iter_values(ids.clone().map(|id| id * at))) };
+    columns.extend((COLUMNS..table.schema.columns().len()).map(|at| number(at as i64)));
     Ok(RecordBatch::try_new(table.schema.rows().clone(), columns)?)
 }
 
@@ -103,23 +118,38 @@ pub fn rows(table: &Table, ids: Range<i64>) -> Outcome<RecordBatch> {
 /// # Errors
 /// None; its names are valid.
 pub fn new_table(kind: TableKind) -> Outcome<NewTable> {
+    definition("rows", kind, 0)
+}
+
+fn create(runtime: &Runtime, database: &Arc<Database>, new: NewTable) -> Outcome<Arc<Table>> {
+    let made = runtime.block_on(database.ddl(Ddl::CreateTable(Box::new(new))))?;
+    Ok(made.table.ok_or("no table was made")?)
+}
+
+/// Columns that every table has.
+const COLUMNS: usize = 4;
+
+fn definition(name: &str, kind: TableKind, more: u32) -> Outcome<NewTable> {
     let column =
         |id, name, data_type, nullable| Column { nullable, ..Column::new(ColumnId(id), name, data_type) };
+    let mut columns = vec![
+        column(1, "id", DataType::BigInt, false),
+        column(2, "name", DataType::Text, true),
+        column(3, "body", DataType::Text, true),
+        column(4, "score", DataType::Int, true),
+    ];
+    let number = |id: u32| Column::new(ColumnId(id), format!("n{id}"), DataType::BigInt);
+    columns.extend((5..5 + more).map(number));
     Ok(NewTable {
         namespace: NamespaceId::new("default")?,
-        name: TableName::new("rows")?,
+        name: TableName::new(name)?,
         kind,
         schema: SchemaDef {
             version: 1,
-            columns: vec![
-                column(1, "id", DataType::BigInt, false),
-                column(2, "name", DataType::Text, true),
-                column(3, "body", DataType::Text, true),
-                column(4, "score", DataType::Int, true),
-            ],
+            columns,
             primary_key: vec![ColumnId(1)],
             checks: Vec::new(),
-            next_column_id: 5,
+            next_column_id: 5 + more,
         },
         options: TableOptions::default(),
     })

@@ -60,7 +60,7 @@ fn shapes() -> Vec<Shape> {
 fn schema(shape: &Shape) -> SchemaDef {
     let columns = shape.columns.iter().enumerate().map(|(at, data_type)| Column {
         nullable: at % 3 == 2,
-        ..Column::new(ColumnId(at as u32 + 1), &format!("c{at}"), data_type.clone())
+        ..Column::new(ColumnId(at as u32 + 1), format!("c{at}"), data_type.clone())
     });
     SchemaDef {
         version: 1,
