@@ -211,8 +211,20 @@ fn from_datafusion(error: &DataFusionError) -> Error {
         DataFusionError::IoError(error) if error.kind() == std::io::ErrorKind::StorageFull => {
             Error::new(ErrorCode::StorageFull, STORAGE_FULL)
         }
-        other => Error::internal(other),
+        other => from_filter(&other.to_string()).unwrap_or_else(|| Error::internal(other)),
     }
+}
+
+/// Errors of a filter that the Parquet reader evaluates come as text that holds them as they are debugged.
+fn from_filter(message: &str) -> Option<Error> {
+    let (_, inner) = message.split_once("Error evaluating filter predicate: ")?;
+    if inner.contains("DivideByZero") {
+        return Some(division_by_zero());
+    }
+    let out_of_range = ["ArithmeticOverflow(", "CastError(", "ParseError("];
+    let (_, after) = out_of_range.iter().find_map(|kind| inner.split_once(kind))?;
+    let message = after.trim_start_matches('"').split("\")").next().unwrap_or(after);
+    Some(Error::new(ErrorCode::ValueOutOfRange, tidy(message)))
 }
 
 fn from_external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Error {
@@ -230,6 +242,11 @@ fn from_external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Err
 }
 
 fn from_arrow(error: &ArrowError) -> Error {
+    if let ArrowError::ComputeError(message) | ArrowError::ParquetError(message) = error
+        && let Some(error) = from_filter(message)
+    {
+        return error;
+    }
     let out_of_range = |message: &str| Error::new(ErrorCode::ValueOutOfRange, tidy(message));
     match error {
         ArrowError::DivideByZero => division_by_zero(),
@@ -280,7 +297,7 @@ fn from_schema(error: &SchemaError) -> Error {
 
 /// Planning errors are prose; a few families of them have a code of their own.
 fn from_plan(message: &str) -> Error {
-    const TYPE_ERRORS: [&str; 9] = [
+    const TYPE_ERRORS: [&str; 10] = [
         "coerce",
         "coercion",
         "No function matches",
@@ -290,6 +307,7 @@ fn from_plan(message: &str) -> Error {
         "Unsupported CAST",
         "Cannot get result type",
         "requires a boolean",
+        "only supports",
     ];
     let lower = message.to_lowercase();
     let code = if lower.contains("divide by zero") {
@@ -353,6 +371,20 @@ mod tests {
         ];
         for (error, code) in cases {
             assert_eq!(Error::from(DataFusionError::from(error)).code, code);
+        }
+    }
+
+    #[test]
+    fn an_error_of_a_filter_in_a_file_is_the_error_of_the_filter() {
+        let text = |inner: DataFusionError| format!("Error evaluating filter predicate: {inner:?}");
+        let divided = text(DataFusionError::from(ArrowError::DivideByZero));
+        let overflowed = text(DataFusionError::from(ArrowError::ArithmeticOverflow("1 + 2 is much".into())));
+        for (text, code) in [(divided, ErrorCode::DivisionByZero), (overflowed, ErrorCode::ValueOutOfRange)] {
+            let error = Error::from(ArrowError::ComputeError(text.clone()));
+            assert_eq!(error.code, code, "{error}");
+            let wrapped = DataFusionError::External(Box::new(ArrowError::ParquetError(text)));
+            assert_eq!(Error::from(wrapped), error);
+            assert!(error.message == "division by zero" || error.message == "1 + 2 is much", "{error}");
         }
     }
 
