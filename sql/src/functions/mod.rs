@@ -21,7 +21,7 @@ use crate::auth::Identity;
 use crate::instance::Instance;
 use crate::statement::StatementContext;
 
-pub(crate) use checked::{CheckedOperators, ExactSum};
+pub(crate) use checked::{CheckedAvg, CheckedOperators, ExactSum};
 pub(crate) use defaults::{
     check_default, check_expression, constant_default, evaluate_default, is_snowflake,
 };

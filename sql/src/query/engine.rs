@@ -18,7 +18,7 @@ use datafusion::prelude::SessionConfig;
 use super::types::EngineTypes;
 use crate::dml::Turns;
 use crate::error::{Error, Result};
-use crate::functions::{CheckedOperators, ExactSum};
+use crate::functions::{CheckedAvg, CheckedOperators, ExactSum};
 use crate::provider::ShapeCache;
 
 /// The consumers of memory that an error about it names.
@@ -76,6 +76,7 @@ impl QueryEngine {
             .build();
         state.register_function_rewrite(Arc::new(CheckedOperators))?;
         state.register_udaf(Arc::new(AggregateUDF::from(ExactSum::default())))?;
+        state.register_udaf(Arc::new(AggregateUDF::from(CheckedAvg::default())))?;
         let task = state.task_ctx();
         Ok(Self { state, task, types, shapes: ShapeCache::default(), turns: Turns::default() })
     }

@@ -3,10 +3,13 @@
 //! DataFusion's `+ - *`, unary minus and `sum` wrap integers and decimals silently, and let fractions become infinite.
 //! [`CheckedOperators`] is the one place where that is changed: it replaces those operators, and `/` and `%`, by functions
 //! that give the same values under the same names, or an error. DataFusion applies it to every plan before types are
-//! coerced and constants folded, and to every expression that is compiled by itself (CHECK, DEFAULT). [`ExactSum`]
-//! takes the place of `sum`, over groups and windows alike.
+//! coerced and constants folded, and to every expression that is compiled by itself (CHECK, DEFAULT). It does the same
+//! for casts to floating-point numbers. [`ExactSum`] and [`CheckedAvg`] take the place of `sum` and `avg`, over groups
+//! and windows alike.
 
 mod arithmetic;
+mod casts;
+mod finite;
 mod groups;
 mod kernels;
 mod sum;
@@ -17,8 +20,9 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::type_coercion::is_signed_numeric;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
+use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator};
 
+pub(crate) use finite::CheckedAvg;
 pub(crate) use sum::ExactSum;
 
 /// Replaces arithmetic operators over numbers by functions that check.
@@ -45,6 +49,12 @@ impl FunctionRewrite for CheckedOperators {
                 }
                 _ => Transformed::no(Expr::Negative(operand)),
             },
+            Expr::Cast(Cast { expr, field }) => {
+                match casts::function(&expr.get_type(schema)?, field.data_type()) {
+                    Some(function) => Transformed::yes(function.call(vec![*expr])),
+                    None => Transformed::no(Expr::Cast(Cast { expr, field })),
+                }
+            }
             other => Transformed::no(other),
         })
     }

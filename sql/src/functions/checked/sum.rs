@@ -17,9 +17,11 @@ use datafusion::logical_expr::{
     StatisticsArgs,
 };
 
+use super::finite::{Finite, FiniteGroups, is_fraction};
 use super::groups::GroupSums;
 
-/// DataFusion's `sum` with other accumulators. Fractions, durations and intervals are left to it.
+/// DataFusion's `sum` with other accumulators: exact ones for whole numbers and decimals, checked ones for fractions.
+/// Durations and intervals are left to it.
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct ExactSum {
     inner: Sum,
@@ -51,6 +53,9 @@ impl AggregateUDFImpl for ExactSum {
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
         let data_type = args.return_field.data_type();
+        if is_fraction(data_type) {
+            return Ok(Finite::wrap(self.inner.accumulator(args)?));
+        }
         if !is_exact(data_type) {
             return self.inner.accumulator(args);
         }
@@ -61,7 +66,11 @@ impl AggregateUDFImpl for ExactSum {
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        match is_exact(args.return_field.data_type()) {
+        let data_type = args.return_field.data_type();
+        if is_fraction(data_type) {
+            return Ok(Finite::wrap(self.inner.create_sliding_accumulator(args)?));
+        }
+        match is_exact(data_type) {
             true => self.accumulator(args),
             false => self.inner.create_sliding_accumulator(args),
         }
@@ -80,6 +89,9 @@ impl AggregateUDFImpl for ExactSum {
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn GroupsAccumulator>> {
+        if is_fraction(args.return_field.data_type()) {
+            return Ok(FiniteGroups::wrap(self.inner.create_groups_accumulator(args)?));
+        }
         match is_exact(args.return_field.data_type()) {
             true => Ok(Box::new(GroupSums::new(args.return_field.data_type().clone()))),
             false => self.inner.create_groups_accumulator(args),

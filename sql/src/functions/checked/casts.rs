@@ -1,0 +1,133 @@
+//! Casts to floating-point numbers that do not become infinite.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray};
+use arrow::compute::{CastOptions, cast, cast_with_options};
+use arrow::datatypes::{DataType, Field, FieldRef, Float32Type, Float64Type};
+use arrow::error::ArrowError;
+use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+
+/// The function for a cast; `None` if Arrow's own cannot lose a finite value.
+pub(super) fn function(from: &DataType, to: &DataType) -> Option<ScalarUDF> {
+    let text = matches!(from, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    match to {
+        DataType::Float32 if text || *from == DataType::Float64 => {}
+        DataType::Float64 if text => {}
+        _ => return None,
+    }
+    let signature = Signature::any(1, Volatility::Immutable);
+    Some(ScalarUDF::from(CheckedCast { to: to.clone(), signature }))
+}
+
+/// A cast as a function. Its column is named like the operand, as casts are.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct CheckedCast {
+    to: DataType,
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for CheckedCast {
+    fn name(&self) -> &str {
+        match self.to {
+            DataType::Float32 => "checked_float",
+            _ => "checked_double",
+        }
+    }
+
+    fn display_name(&self, args: &[Expr]) -> Result<String> {
+        let [operand] = args else { return internal_err!("{} takes one operand", self.name()) };
+        Ok(format!("CAST({operand} AS {})", self.to))
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        let [operand] = args else { return internal_err!("{} takes one operand", self.name()) };
+        Ok(operand.schema_name().to_string())
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(self.to.clone())
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let nullable = args.arg_fields.iter().any(|field| field.is_nullable());
+        Ok(Arc::new(Field::new(self.name(), self.to.clone(), nullable)))
+    }
+
+    fn is_strict(&self) -> bool {
+        true
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [operand] = args.args.as_slice() else {
+            return internal_err!("{} takes one operand", self.name());
+        };
+        Ok(match operand {
+            ColumnarValue::Array(array) => ColumnarValue::Array(checked(array, &self.to)?),
+            ColumnarValue::Scalar(scalar) => {
+                let array = checked(&scalar.to_array()?, &self.to)?;
+                ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?)
+            }
+        })
+    }
+}
+
+fn checked(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+    let result = cast_with_options(array, to, &CastOptions { safe: false, ..CastOptions::default() })?;
+    match to {
+        DataType::Float32 => check::<Float32Type>(array, result.as_primitive(), f32::is_infinite)?,
+        _ => check::<Float64Type>(array, result.as_primitive(), f64::is_infinite)?,
+    }
+    Ok(result)
+}
+
+/// A value may be infinite only if it was, or said so.
+fn check<T: ArrowPrimitiveType>(
+    from: &ArrayRef,
+    result: &PrimitiveArray<T>,
+    is_infinite: impl Fn(T::Native) -> bool,
+) -> Result<()> {
+    if !result.values().iter().fold(false, |any, value| any | is_infinite(*value)) {
+        return Ok(());
+    }
+    let rows = (0..result.len()).filter(|row| result.is_valid(*row) && is_infinite(result.value(*row)));
+    let names_infinity = |text: &str| text.to_ascii_lowercase().contains("inf");
+    for row in rows {
+        let was = match from.data_type() {
+            DataType::Float64 => from.as_primitive::<Float64Type>().value(row).is_infinite(),
+            _ => names_infinity(cast(&from.slice(row, 1), &DataType::Utf8)?.as_string::<i32>().value(0)),
+        };
+        if !was {
+            let message = format!("a number is greater than {} can hold", result.data_type());
+            return Err(ArrowError::CastError(message).into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Float64Array, StringViewArray};
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_infinite_is_infinite_after_a_cast() {
+        let values: ArrayRef =
+            Arc::new(Float64Array::from(vec![Some(1.5), None, Some(f64::INFINITY), Some(f64::NAN)]));
+        assert!(checked(&values, &DataType::Float32).is_ok());
+        let values: ArrayRef = Arc::new(Float64Array::from(vec![Some(1.5), Some(-1e39)]));
+        assert!(checked(&values, &DataType::Float32).is_err());
+        let texts: ArrayRef = Arc::new(StringViewArray::from(vec![Some("-Infinity"), None, Some("inf")]));
+        assert!(checked(&texts, &DataType::Float64).is_ok());
+        let texts: ArrayRef = Arc::new(StringViewArray::from(vec!["1e999"]));
+        assert!(checked(&texts, &DataType::Float64).is_err());
+    }
+}
