@@ -5,6 +5,7 @@
 
 mod checked;
 mod defaults;
+mod subqueries;
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub(crate) use checked::{CheckedAvg, CheckedOperators, ExactSum};
 pub(crate) use defaults::{
     check_default, check_expression, constant_default, evaluate_default, is_snowflake,
 };
+pub(crate) use subqueries::RightSubqueries;
 
 /// Which of our functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

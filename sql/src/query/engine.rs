@@ -11,14 +11,15 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::logical_expr::{AggregateUDF, LogicalPlan};
-use datafusion::optimizer::OptimizerContext;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 
+use super::not_in::ExactNotIn;
+use super::optimizing::Optimizing;
 use super::types::EngineTypes;
 use crate::dml::Turns;
 use crate::error::{Error, Result};
-use crate::functions::{CheckedAvg, CheckedOperators, ExactSum};
+use crate::functions::{CheckedAvg, CheckedOperators, ExactSum, RightSubqueries};
 use crate::provider::ShapeCache;
 
 /// The consumers of memory that an error about it names.
@@ -73,8 +74,10 @@ impl QueryEngine {
             .with_runtime_env(runtime)
             .with_default_features()
             .with_type_planner(types.clone())
+            .with_analyzer_rule(Arc::new(ExactNotIn))
             .build();
         state.register_function_rewrite(Arc::new(CheckedOperators))?;
+        state.register_function_rewrite(Arc::new(RightSubqueries))?;
         state.register_udaf(Arc::new(AggregateUDF::from(ExactSum::default())))?;
         state.register_udaf(Arc::new(AggregateUDF::from(CheckedAvg::default())))?;
         let task = state.task_ctx();
@@ -136,9 +139,7 @@ impl QueryEngine {
             return Ok(state.create_physical_plan(&plan).await?);
         }
         let plan = self.analyse(plan)?;
-        let context = OptimizerContext::new_with_config_options(self.config().clone())
-            .with_query_execution_start_time(now);
-        let plan = self.state().optimizer().optimize(plan, &context, |_, _| {})?;
+        let plan = self.state().optimizer().optimize(plan, &Optimizing::new(self.state(), now), |_, _| {})?;
         Ok(self.state().query_planner().create_physical_plan(&plan, self.state()).await?)
     }
 }
@@ -153,6 +154,8 @@ fn config(options: &QueryOptions) -> SessionConfig {
     options.execution.parquet.reorder_filters = true;
     options.execution.parquet.enable_page_index = true;
     options.execution.parquet.bloom_filter_on_read = true;
+    // DataFusion finds out more about what cannot be NULL for the logical plan than for the physical one, and would refuse.
+    options.execution.skip_physical_aggregate_schema_check = true;
     options.sql_parser.collect_spans = true;
     options.explain.logical_plan_only = false;
     config

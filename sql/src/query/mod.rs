@@ -11,7 +11,11 @@
 
 mod bind;
 mod deleted;
+mod duplicates;
 mod engine;
+mod multisets;
+mod not_in;
+mod optimizing;
 mod output;
 mod place;
 mod system_columns;
@@ -209,12 +213,23 @@ impl<'a> Planner<'a> {
         }
         binder.inside_views(&self.inside_views);
         binder.named(&self.named);
-        let mut statement = statement.clone();
-        if naming.extends() {
-            system_columns::narrow_wildcards(&mut statement, &binder)?;
-        }
+        multisets::refuse(statement)?;
         let planner = SqlToRel::new_with_options(&binder, parser_options());
-        let plan = planner.sql_statement_to_plan(statement)?;
+        let mut narrowed = statement.clone();
+        if naming.extends() {
+            system_columns::narrow_wildcards(&mut narrowed, &binder)?;
+        }
+        let plan = match planner.sql_statement_to_plan(narrowed) {
+            Err(error) if duplicates::are_refused(&error) => {
+                let mut renamed = statement.clone();
+                if naming.extends() {
+                    system_columns::narrow_wildcards(&mut renamed, &binder)?;
+                }
+                duplicates::name_apart(&mut renamed);
+                planner.sql_statement_to_plan(renamed)?
+            }
+            plan => plan?,
+        };
         let only_queries =
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         only_queries.verify_plan(&plan)?;

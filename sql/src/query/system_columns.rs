@@ -51,7 +51,8 @@ impl Visitor for Names {
     }
 }
 
-fn normal(ident: &Ident) -> String {
+/// An identifier, folded to lower case unless quoted.
+pub(super) fn normal(ident: &Ident) -> String {
     IdentNormalizer::new(true).normalize(ident.clone())
 }
 
