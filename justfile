@@ -19,6 +19,10 @@ test-storage:
 sim seeds="5000":
     KALAMDB_SEEDS={{seeds}} cargo test --release -p kalamdb-engine --test model -- --nocapture
 
+# The sqllogictest files whose names contain a word, in every state; without one, all of them.
+slt word="":
+    KALAMDB_SLT={{word}} cargo test --workspace --test answers files
+
 # kill -9 under load, many rounds.
 crash rounds="50":
     KALAMDB_CRASH_ROUNDS={{rounds}} cargo test -p kalamdb-tests --test crash -- --nocapture

@@ -1,0 +1,10 @@
+//! Proof that answers are right, wherever the rows are.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+#[path = "../rows/harness.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod harness;
+mod states;
+
+mod files;
