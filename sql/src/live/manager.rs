@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use kalamdb_engine::{ColumnId, Database, Seq, TableId};
+use kalamdb_engine::{ColumnId, Database, Seq, TableId, UserId};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
@@ -22,7 +22,7 @@ use crate::live::hub::Hub;
 use crate::live::outbox::Outbox;
 use crate::live::program::Input;
 use crate::live::queries::Queries;
-use crate::live::rows::{LiveQueryRow, row};
+use crate::live::rows::Listed;
 use crate::live::stream::Topics;
 use crate::live::subscribe;
 use crate::live::{LiveFeed, LiveRequest, evaluator};
@@ -189,22 +189,27 @@ impl LiveQueryManager {
         }
     }
 
-    /// All subscriptions, for `system.live_queries`.
-    pub(crate) fn list(&self) -> Vec<LiveQueryRow> {
+    /// All subscriptions, or those of one user, oldest first.
+    pub(crate) fn list(&self, user: Option<&UserId>) -> Vec<Listed> {
         let (delivered, visible) = (self.shared.hub.delivered(), self.shared.visible());
+        let asked = |entry: &&Arc<Entry>| user.is_none_or(|user| entry.identity.user == *user);
         let connections: Vec<Arc<Entry>> =
-            self.shared.registry.lock().connections.values().cloned().collect();
-        let node = self.shared.database.config().node_id;
-        let mut rows: Vec<LiveQueryRow> = Vec::with_capacity(connections.len());
-        for entry in connections {
+            self.shared.registry.lock().connections.values().filter(asked).cloned().collect();
+        let mut listed = Vec::with_capacity(connections.len());
+        for entry in &connections {
             let cursor = entry.outbox.idle_cursor(delivered);
             let live = entry.outbox.is_live();
             let open =
-                entry.open().map(|(_, subscription)| row(&entry, subscription, live, cursor, visible, node));
-            rows.extend(open);
+                entry.open().map(|(index, _)| Listed::new(entry.clone(), index, live, cursor, visible));
+            listed.extend(open);
         }
-        rows.sort_by(|a, b| (a.created_at, &a.live_id).cmp(&(b.created_at, &b.live_id)));
-        rows
+        listed.sort_by_key(Listed::age);
+        listed
+    }
+
+    /// How many subscriptions there are.
+    pub(crate) fn count(&self) -> usize {
+        self.shared.registry.lock().live_ids.len()
     }
 
     /// Ends all feeds, each with `closed`, and refuses new ones.

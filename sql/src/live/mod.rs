@@ -46,6 +46,7 @@ use futures::{Stream, StreamExt};
 use connection::Connection;
 pub use event::LiveEvent;
 pub(crate) use manager::LiveQueryManager;
+pub(crate) use rows::Listed;
 
 /// What a client asks of a feed.
 #[derive(Debug, Clone, Default)]

@@ -1,80 +1,68 @@
-//! The rows of `system.live_queries`.
+//! What is known of a subscription while it runs, for `system.live_queries`.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use kalamdb_engine::{NamespaceId, Seq, TableName, UserId};
-use serde_json::json;
+use kalamdb_engine::Seq;
 
 use crate::live::cursor::Cursor;
 use crate::live::entry::{Entry, Subscription};
 
-/// A subscription as operators see it.
+/// A subscription as it is now. Borrows nothing and copies little: there may be tens of thousands.
 #[derive(Debug, Clone)]
-pub(crate) struct LiveQueryRow {
-    /// Unique; `KILL LIVE QUERY` takes it.
-    pub(crate) live_id: String,
-    /// The connection it belongs to.
-    pub(crate) connection_id: String,
-    /// What its client calls it.
-    pub(crate) subscription_id: String,
-    pub(crate) user_id: UserId,
-    pub(crate) namespace_id: NamespaceId,
-    pub(crate) table_name: TableName,
-    /// The SELECT as it was sent.
-    pub(crate) query: String,
-    /// A JSON object.
-    pub(crate) options: String,
-    /// `live` or `catching_up`.
-    pub(crate) state: &'static str,
-    /// Everything up to and including this commit was delivered; of a stream, the last insert that was.
-    pub(crate) position_seq: Seq,
-    /// Commits it is behind the newest; of a stream, inserts.
-    pub(crate) lag: u64,
-    /// Rows reported changed so far.
-    pub(crate) changes: u64,
-    /// Bytes of event data sent so far.
-    pub(crate) bytes_sent: u64,
-    pub(crate) node_id: u16,
-    /// Microseconds since the epoch.
-    pub(crate) created_at: i64,
-    /// When the last event went out, microseconds since the epoch.
-    pub(crate) updated_at: i64,
-}
-
-/// The row of one subscription.
-pub(crate) fn row(
-    entry: &Entry,
-    subscription: &Subscription,
+pub(crate) struct Listed {
+    entry: Arc<Entry>,
+    index: usize,
     live: bool,
     cursor: Cursor,
+    /// The newest durable commit.
     visible: Seq,
-    node: u16,
-) -> LiveQueryRow {
-    let counters = &subscription.counters;
-    let updated_at = counters.updated_at.load(Ordering::Relaxed);
-    let (live, position, lag) = match &subscription.stream {
-        Some(source) => {
-            let (position, behind) = source.place();
-            (true, position, behind)
+}
+
+impl Listed {
+    pub(crate) fn new(entry: Arc<Entry>, index: usize, live: bool, cursor: Cursor, visible: Seq) -> Self {
+        Self { entry, index, live, cursor, visible }
+    }
+
+    /// The order in which they began.
+    pub(crate) fn age(&self) -> (i64, u64, usize) {
+        (self.entry.created_at, self.entry.number, self.index)
+    }
+
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    pub(crate) fn subscription(&self) -> &Subscription {
+        &self.entry.subscriptions[self.index]
+    }
+
+    /// `live` or `catching_up`.
+    pub(crate) fn state(&self) -> &'static str {
+        if self.live || self.subscription().stream.is_some() { "live" } else { "catching_up" }
+    }
+
+    /// Everything up to and including this commit was delivered; of a stream, the last insert that was. Then the commits
+    /// it is behind the newest; of a stream, inserts.
+    pub(crate) fn place(&self) -> (Seq, u64) {
+        match &self.subscription().stream {
+            Some(source) => source.place(),
+            None => (self.cursor.complete(), self.visible.saturating_sub(self.cursor.complete())),
         }
-        None => (live, cursor.complete(), visible.saturating_sub(cursor.complete())),
-    };
-    LiveQueryRow {
-        live_id: subscription.live_id.clone(),
-        connection_id: entry.id.clone(),
-        subscription_id: subscription.query.name.to_string(),
-        user_id: entry.identity.user.clone(),
-        namespace_id: subscription.table.namespace.clone(),
-        table_name: subscription.table.name.clone(),
-        query: subscription.text.to_string(),
-        options: json!({"last_rows": subscription.last_rows, "snapshot": subscription.snapshot}).to_string(),
-        state: if live { "live" } else { "catching_up" },
-        position_seq: position,
-        lag,
-        changes: counters.changes.load(Ordering::Relaxed),
-        bytes_sent: counters.bytes.load(Ordering::Relaxed),
-        node_id: node,
-        created_at: entry.created_at,
-        updated_at: if updated_at == 0 { entry.created_at } else { updated_at },
+    }
+
+    /// What it was asked for beside its query, a JSON object.
+    pub(crate) fn options(&self) -> String {
+        let subscription = self.subscription();
+        let last_rows = subscription.last_rows.map_or_else(|| "null".to_owned(), |rows| rows.to_string());
+        format!("{{\"last_rows\":{last_rows},\"snapshot\":{}}}", subscription.snapshot)
+    }
+
+    /// When the last event went out, microseconds since the epoch; when it began, if there was none.
+    pub(crate) fn updated_at(&self) -> i64 {
+        match self.subscription().counters.updated_at.load(Ordering::Relaxed) {
+            0 => self.entry.created_at,
+            time => time,
+        }
     }
 }

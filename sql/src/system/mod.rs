@@ -5,6 +5,7 @@
 
 mod catalog;
 mod information_schema;
+mod live_queries;
 mod operations;
 mod partitions;
 mod provider;
@@ -55,7 +56,7 @@ pub(crate) fn all() -> impl Iterator<Item = Arc<dyn ComputedTable>> {
         Arc::new(catalog::StorageLocations),
         Arc::new(partitions::Partitions),
         Arc::new(partitions::Segments),
-        Arc::new(operations::LiveQueries),
+        Arc::new(live_queries::LiveQueries),
         Arc::new(operations::Queries),
         Arc::new(operations::Settings),
         Arc::new(operations::Metrics),

@@ -1,4 +1,4 @@
-//! What the server is doing: `system.live_queries`, `system.queries`, `system.settings`, `system.metrics`.
+//! What the server is doing: `system.queries`, `system.settings`, `system.metrics`.
 
 use std::sync::atomic::Ordering;
 
@@ -10,63 +10,6 @@ use super::{PartitionFacts, define_table};
 use crate::error::Result;
 use crate::grid;
 use crate::statement::StatementContext;
-
-define_table!(
-    /// `system.live_queries`: a plain user sees its own.
-    LiveQueries,
-    SYSTEM_NAMESPACE,
-    "live_queries",
-    everyone: true,
-    [
-        "live_id": Text,
-        "connection_id": Text,
-        "subscription_id": Text,
-        "user_id": Text,
-        "namespace_id": Text,
-        "table_name": Text,
-        "query": Text,
-        "options": Json,
-        "state": Text,
-        "position_seq": BigInt,
-        "lag": BigInt,
-        "changes": BigInt,
-        "bytes_sent": BigInt,
-        "node_id": Text,
-        "created_at": Timestamp,
-        "updated_at": Timestamp,
-    ],
-    live_queries
-);
-
-async fn live_queries(ctx: &StatementContext) -> Result<Vec<Vec<Cell>>> {
-    let seen = ctx
-        .instance
-        .live()
-        .list()
-        .into_iter()
-        .filter(|query| ctx.is_dba() || query.user_id == ctx.identity.user);
-    let rows = seen.map(|query| {
-        vec![
-            Cell::from(query.live_id),
-            Cell::from(query.connection_id),
-            Cell::from(query.subscription_id),
-            Cell::from(query.user_id.as_str()),
-            Cell::from(query.namespace_id.as_str()),
-            Cell::from(query.table_name.as_str()),
-            Cell::from(query.query),
-            Cell::from(query.options),
-            Cell::from(query.state),
-            grid::count(query.position_seq),
-            grid::count(query.lag),
-            grid::count(query.changes),
-            grid::count(query.bytes_sent),
-            Cell::from(query.node_id.to_string()),
-            Cell::Int(query.created_at),
-            Cell::Int(query.updated_at),
-        ]
-    });
-    Ok(rows.collect())
-}
 
 define_table!(
     /// `system.queries`: the statements that run now, this one included.
@@ -153,7 +96,7 @@ async fn metrics(ctx: &StatementContext) -> Result<Vec<Vec<Cell>>> {
         ("kalamdb_stream_rows", streams.rows),
         ("kalamdb_stream_bytes", streams.bytes as u64),
         ("kalamdb_visible_seq", database.visible()),
-        ("kalamdb_live_queries", ctx.instance.live().list().len() as u64),
+        ("kalamdb_live_queries", ctx.instance.live().count() as u64),
         ("kalamdb_running_statements", ctx.instance.running().list().len() as u64),
     ];
     let row =

@@ -18,9 +18,10 @@ mod snapshots;
 mod streams;
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::live::cursor::Cursor;
 use crate::live::entry::Entry;
@@ -47,7 +48,8 @@ pub(crate) struct Connection {
     streams: Listenings,
     /// True if the last turn was that of the streams.
     streamed: bool,
-    heartbeat_at: Instant,
+    /// One timer for good: to set up another for every event would cost more than the event.
+    heartbeat: Pin<Box<Sleep>>,
     /// The last id that went out.
     last_id: Option<Cursor>,
     /// True if the client asked for everything the log still has, whatever that is.
@@ -78,7 +80,7 @@ impl Connection {
         renew: Box<dyn Fn() -> Arc<StatementContext> + Send + Sync>,
         start: Start,
     ) -> Self {
-        let heartbeat_at = Instant::now() + shared.options.heartbeat;
+        let heartbeat = Box::pin(sleep(shared.options.heartbeat));
         let told = vec![false; entry.subscriptions.len()];
         let streams = Listenings::of(&entry);
         let mut connection = Self {
@@ -90,7 +92,7 @@ impl Connection {
             told,
             streams,
             streamed: false,
-            heartbeat_at,
+            heartbeat,
             last_id: None,
             from_the_start: false,
         };
@@ -113,7 +115,7 @@ impl Connection {
             if matches!(self.phase, Phase::Ended) {
                 return None;
             }
-            if Instant::now() >= self.heartbeat_at {
+            if Instant::now() >= self.heartbeat.deadline() {
                 self.heartbeat();
                 continue;
             }
@@ -132,10 +134,11 @@ impl Connection {
         match &mut self.phase {
             Phase::Ended => {}
             Phase::Streams => {
-                timeout_at(self.heartbeat_at, self.entry.outbox.woken()).await.ok();
+                before(&mut self.heartbeat, self.entry.outbox.woken()).await;
             }
             Phase::Live => {
-                let Ok(next) = timeout_at(self.heartbeat_at, self.entry.outbox.next()).await else { return };
+                let next = self.entry.outbox.next();
+                let Some(next) = before(&mut self.heartbeat, next).await else { return };
                 match next {
                     Next::Event(outgoing) => self.pending.push_back(outgoing),
                     Next::Signal => {}
@@ -158,7 +161,7 @@ impl Connection {
                         () = self.entry.outbox.woken() => None,
                     }
                 };
-                if let Ok(Some(commit)) = timeout_at(self.heartbeat_at, step).await {
+                if let Some(Some(commit)) = before(&mut self.heartbeat, step).await {
                     self.catch_up_step(commit, cursor);
                 }
                 tokio::task::coop::consume_budget().await;
@@ -171,11 +174,20 @@ impl Connection {
                         () = entry.outbox.signalled() => None,
                     }
                 };
-                if let Ok(Some(step)) = timeout_at(self.heartbeat_at, step).await {
+                if let Some(Some(step)) = before(&mut self.heartbeat, step).await {
                     self.snapshot_step(step);
                 }
             }
         }
+    }
+}
+
+/// Waits for something, but not beyond the next heartbeat.
+async fn before<T>(heartbeat: &mut Pin<Box<Sleep>>, wait: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = wait => Some(done),
+        () = heartbeat.as_mut() => None,
     }
 }
 

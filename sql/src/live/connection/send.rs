@@ -90,7 +90,7 @@ impl Connection {
     }
 
     pub(super) fn heartbeat(&mut self) {
-        self.heartbeat_at = Instant::now() + self.shared.options.heartbeat;
+        self.heartbeat.as_mut().reset(Instant::now() + self.shared.options.heartbeat);
         let cursor = match self.phase {
             // The log has nothing for it: it is always at its end.
             Phase::Streams => Cursor::after(self.shared.visible()),
