@@ -7,11 +7,14 @@
 #![allow(clippy::unwrap_used, reason = "a harness panics: its caller is a test")]
 
 mod binary;
+mod browser;
 mod chunked;
 mod client;
 mod command;
+pub mod docs;
 pub mod flights;
 mod live;
+pub mod outside;
 mod server;
 mod sse;
 
@@ -19,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use binary::kalamdb;
+pub use browser::{Browser, Window};
 pub use client::{Client, Refusal, Reply, encode};
 pub use command::{Command, Finished};
 pub use live::{Live, LiveRequest};
