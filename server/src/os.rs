@@ -60,6 +60,13 @@ pub(crate) fn raise_descriptor_limit() -> Option<u64> {
     None
 }
 
+/// Does without huge pages. They make the pages around everything small resident that lives long, which for thousands of
+/// idle feeds is half as much memory again; queries were not measurably faster with them.
+pub(crate) fn forgo_huge_pages() {
+    #[cfg(target_os = "linux")]
+    linux::forgo_huge_pages();
+}
+
 #[cfg(target_os = "linux")]
 mod linux {
     use std::mem::MaybeUninit;
@@ -102,6 +109,14 @@ mod linux {
         };
         // SAFETY: all fields are integers, for which the zeros it began with are values.
         (done == 0).then(|| unsafe { info.assume_init() })
+    }
+
+    #[expect(unsafe_code, reason = "the standard library does not have this call")]
+    pub(super) fn forgo_huge_pages() {
+        // SAFETY: it takes numbers only. Where it is not known it fails, and everything is as before.
+        unsafe {
+            libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
+        }
     }
 
     #[expect(unsafe_code, reason = "the standard library does not have limits")]

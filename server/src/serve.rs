@@ -22,6 +22,7 @@ pub(crate) fn run(loaded: Loaded) -> ExitCode {
         eprintln!("kalamdb: {message}");
         return ExitCode::FAILURE;
     }
+    os::forgo_huge_pages();
     let (runtime, queries) =
         match (runtime("kalamdb-http", None), runtime("kalamdb-query", Some(query_threads()))) {
             (Ok(runtime), Ok(queries)) => (runtime, queries),
