@@ -89,8 +89,10 @@ pub struct LiveFeed {
 
 impl LiveFeed {
     fn new(connection_id: String, connection: Connection) -> Self {
-        let next = |mut connection: Connection| async move { Some((connection.next().await?, connection)) };
-        Self { connection_id, events: unfold(connection, next).boxed() }
+        let next =
+            |mut connection: Box<Connection>| async move { Some((connection.next().await?, connection)) };
+        // Boxed, since it moves at every event, and the stream would have room for it twice.
+        Self { connection_id, events: unfold(Box::new(connection), next).boxed() }
     }
 
     /// The id of the connection, as `ready` gives it.
