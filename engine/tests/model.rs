@@ -1,30 +1,35 @@
 //! Random operations on the engine, held against maps, on a simulated disk that loses power: a SHARED table (whose key has
 //! two columns in every other run) and three partitions of a USER table, with flushes (to packs and to files of their own)
-//! and compactions beside the commits, partitions that leave memory, and columns that come, go, widen and change names.
+//! and compactions of both beside the commits, deleted rows that go when their time is over, partitions that leave memory, and
+//! columns that come, go, widen and change names.
 //!
 //! `KALAMDB_SEEDS=n` runs more seeds, `KALAMDB_SEED=s` one; a failing seed is printed.
 
 mod common;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use common::{
-    Model, composite_schema, config, contents, create, create_with, delete, find, insert, move_keys,
-};
+use common::{Model, composite_schema, config, contents, create_as, delete, find, insert, move_keys};
 use common::{next_change, now, rows, schema, update};
 use kalamdb_engine::{
     AlterTable, CompactionOutcome, Config, Database, Ddl, Error, FlushOutcome, PartitionWrite, Result,
-    Snapshot, Table, TableKind, UserId,
+    Snapshot, Table, TableKind, TableOptions, UserId,
 };
-use kalamdb_wal::sim::{Crash, Freeze, SimDisk, SimRandom};
+use kalamdb_wal::sim::{Crash, Freeze, SimClock, SimDisk, SimRandom};
 use tokio::task::JoinHandle;
 
 const KEYS: u64 = 60;
 const USERS: [&str; 3] = ["ann", "bob", "cyd"];
 
 /// Nothing stays loaded for having been used.
-fn forgetful(disk: &SimDisk) -> Config {
-    Config { evict_after: std::time::Duration::ZERO, pack_rows: 150, ..config(Arc::new(disk.clone())) }
+fn forgetful(disk: &SimDisk, clock: &SimClock) -> Config {
+    Config {
+        evict_after: Duration::ZERO,
+        clock: Arc::new(clock.clone()),
+        pack_rows: 150,
+        ..config(Arc::new(disk.clone()))
+    }
 }
 
 /// What each partition holds: the SHARED table's, then one per user.
@@ -33,6 +38,7 @@ type Models = Vec<Model>;
 struct World {
     random: SimRandom,
     disk: SimDisk,
+    clock: SimClock,
     database: Arc<Database>,
     tables: [Arc<Table>; 2],
     users: Vec<UserId>,
@@ -46,12 +52,18 @@ struct World {
 
 impl World {
     async fn new(seed: u64) -> Self {
-        let disk = SimDisk::new();
-        let database = Database::open(forgetful(&disk)).await.unwrap();
+        let (disk, clock) = (SimDisk::new(), SimClock::new(1_800_000_000_000_000));
+        let database = Database::open(forgetful(&disk, &clock)).await.unwrap();
+        let options = TableOptions {
+            deleted_retention: Some("1h".into()),
+            // Compressing takes longer than all the rest, and hides nothing.
+            compression: (seed % 8 > 0).then(|| "none".into()),
+            ..TableOptions::default()
+        };
         let shared = if seed % 2 == 1 { composite_schema() } else { schema() };
         let tables = [
-            create_with(&database, "t", TableKind::Shared, shared).await.unwrap(),
-            create(&database, "u", TableKind::User).await.unwrap(),
+            create_as(&database, "t", TableKind::Shared, shared, options.clone()).await.unwrap(),
+            create_as(&database, "u", TableKind::User, schema(), options).await.unwrap(),
         ];
         let users = USERS.iter().map(|name| UserId::new(name).unwrap()).collect();
         let models = vec![Model::new(); 1 + USERS.len()];
@@ -59,6 +71,7 @@ impl World {
         Self {
             random,
             disk,
+            clock,
             database,
             tables,
             users,
@@ -98,7 +111,11 @@ impl World {
                 let (database, table, user) = (self.database.clone(), table.clone(), user.cloned());
                 self.flushes.push(tokio::spawn(async move { database.flush(&table, user.as_ref()).await }));
             }
-            82..84 => {
+            82 => {
+                let result = self.database.compact_packs(&self.tables[1]).await.map(drop);
+                self.settle(result, self.models.clone()).await;
+            }
+            83 => {
                 let at = self.any_part();
                 let (table, user) = self.part(at);
                 let result = self.database.compact(table, user).await.map(drop);
@@ -112,7 +129,8 @@ impl World {
                     .push(tokio::spawn(async move { database.compact(&table, user.as_ref()).await }));
             }
             85 => self.join_flushes().await,
-            86..90 => self.snapshots.push((self.database.snapshot(), self.models.clone())),
+            86 => self.clock.advance(Duration::from_secs(60 * self.random.below(90))),
+            87..90 => self.snapshots.push((self.database.snapshot(), self.models.clone())),
             90 => drop(self.database.evict()),
             91..93 => {
                 if !self.snapshots.is_empty() {
@@ -256,7 +274,7 @@ impl World {
         for compaction in std::mem::take(&mut self.compactions) {
             let _ = compaction.await.unwrap();
         }
-        self.database = Database::open(forgetful(&self.disk))
+        self.database = Database::open(forgetful(&self.disk, &self.clock))
             .await
             .unwrap_or_else(|e| panic!("does not open after {crash:?}: {e}"));
         self.tables = [find(&self.database, "t"), find(&self.database, "u")];

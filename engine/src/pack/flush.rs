@@ -128,7 +128,7 @@ fn write_pack(
 ) -> Result<(usize, FlushOutcome)> {
     packs.ensure_dir()?;
     let (disk, id, now) = (database.disk().as_ref(), packs.new_id(), database.clock().now_micros());
-    let mut writer = PackWriter::create(disk, &packs.dir, table.id, &table.schema, id, partitions.len())?;
+    let mut writer = PackWriter::create(disk, &packs.dir, table, id, partitions.len())?;
     let mut taken = 0;
     let mut packed = Vec::new();
     for partition in partitions {

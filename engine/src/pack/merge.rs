@@ -140,7 +140,7 @@ pub(crate) fn merge(
     };
     let mut outcome = read_by(inputs);
     let mut pace = Pace::new(database, wanted, outcome);
-    let new = || PackWriter::create(disk, &packs.dir, table.id, &table.schema, packs.new_id(), users);
+    let new = || PackWriter::create(disk, &packs.dir, table, packs.new_id(), users);
     let (mut writer, mut merged) = (new()?, Vec::new());
     let mut merging = Merging::new(&catalog, table, inputs)?;
     while let Some((user, slice)) = merging.next()? {

@@ -12,18 +12,19 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use kalamdb_wal::{Disk, DiskFile, durable};
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::basic::Encoding;
 use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use super::manifest::{FORMAT, PackMeta};
 use super::{STATE, USER, file_name};
+use crate::catalog::Table;
 use crate::error::{Error, Result};
 use crate::ids::{Seq, TableId, UserId};
 use crate::schema::{DELETED, SEQ, TableSchema, UPDATED};
 use crate::segment::facts::FACT;
-use crate::segment::write::{Sink, parquet_error};
+use crate::segment::write::{Sink, compression, parquet_error};
 
 /// Rows per page: what has to be decoded, at least, to read one user.
 const PAGE_ROWS: usize = 1_024;
@@ -51,8 +52,7 @@ impl<'a> PackWriter<'a> {
     pub(crate) fn create(
         disk: &'a dyn Disk,
         dir: &'a Path,
-        table: TableId,
-        schema: &TableSchema,
+        table: &Table,
         id: u64,
         users: usize,
     ) -> Result<Self> {
@@ -63,9 +63,12 @@ impl<'a> PackWriter<'a> {
             disk.remove_file(&aside).map_err(|e| failed("remove", e))?;
         }
         let file = disk.create(&aside).map_err(|e| failed("create", e))?;
-        let file_schema = pack_schema(schema);
-        let parquet =
-            ArrowWriter::try_new(Sink::new(file.clone()), file_schema.clone(), Some(properties(users)));
+        let file_schema = pack_schema(&table.schema);
+        let parquet = ArrowWriter::try_new(
+            Sink::new(file.clone()),
+            file_schema.clone(),
+            Some(properties(table, users)),
+        );
         let nobody = UserId::new("-")?;
         let meta = PackMeta {
             id,
@@ -74,7 +77,7 @@ impl<'a> PackWriter<'a> {
             users: 0,
             bytes: 0,
             crc32: 0,
-            schema_version: schema.version(),
+            schema_version: table.schema.version(),
             created_at: 0,
             min_user: nobody.clone(),
             max_user: nobody,
@@ -92,7 +95,7 @@ impl<'a> PackWriter<'a> {
             waiting: Vec::new(),
             waiting_rows: 0,
             meta,
-            table,
+            table: table.id,
             finished: false,
         })
     }
@@ -207,10 +210,10 @@ fn pack_schema(schema: &TableSchema) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-fn properties(users: usize) -> WriterProperties {
+fn properties(table: &Table, users: usize) -> WriterProperties {
     let mut builder = WriterProperties::builder()
         .set_created_by(format!("kalamdb {}", env!("CARGO_PKG_VERSION")))
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_compression(compression(table.options.compression()))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_statistics_enabled(EnabledStatistics::Page)

@@ -206,16 +206,20 @@ fn file_schema(schema: &TableSchema) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// How such a segment is encoded.
-pub fn properties(spec: &Spec<'_>) -> WriterProperties {
-    let compression = match spec.compression {
+/// What a table's option of that name stands for.
+pub(crate) fn compression(option: &str) -> Compression {
+    match option {
         "none" => Compression::UNCOMPRESSED,
         "snappy" => Compression::SNAPPY,
         _ => Compression::ZSTD(ZstdLevel::default()),
-    };
+    }
+}
+
+/// How such a segment is encoded.
+pub fn properties(spec: &Spec<'_>) -> WriterProperties {
     let mut builder = WriterProperties::builder()
         .set_created_by(format!("kalamdb {}", env!("CARGO_PKG_VERSION")))
-        .set_compression(compression)
+        .set_compression(compression(spec.compression))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_sorting_columns(Some(sorting_columns(spec.schema)));

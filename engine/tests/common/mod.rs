@@ -67,12 +67,22 @@ pub async fn create_with(
     kind: TableKind,
     schema: SchemaDef,
 ) -> Result<Arc<Table>> {
+    create_as(database, name, kind, schema, TableOptions::default()).await
+}
+
+pub async fn create_as(
+    database: &Arc<Database>,
+    name: &str,
+    kind: TableKind,
+    schema: SchemaDef,
+    options: TableOptions,
+) -> Result<Arc<Table>> {
     let new = NewTable {
         namespace: NamespaceId::new("default")?,
         name: TableName::new(name)?,
         kind,
         schema,
-        options: TableOptions::default(),
+        options,
     };
     Ok(database.ddl(Ddl::CreateTable(Box::new(new))).await?.table.expect("a table was created"))
 }
