@@ -1,7 +1,6 @@
 //! The database: one value that owns the log, the catalog, the partitions and the order of commits.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -11,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
-use crate::catalog::{Catalog, Guard, Table, TableKind};
+use crate::catalog::{Catalog, Guard, Table};
 use crate::codec::record;
 use crate::commit::{self, Committed, Prepared};
 use crate::compaction::Compactions;
@@ -22,15 +21,14 @@ use crate::feed::{Feed, Hub};
 use crate::flush::{self, FlushOutcome};
 use crate::flusher::Requests;
 use crate::hot::Hot;
-use crate::ids::{PartitionId, Seq, TableId, UserId, from_path_component, path_component};
+use crate::ids::{PartitionId, Seq, TableId, UserId};
 use crate::pack::{self, PackSlot};
-use crate::partition::{Partition, Version};
+use crate::partition::Partition;
 use crate::purge::Purge;
 use crate::sequencer::Sequencer;
 use crate::snapshot::{Registry, Snapshot};
 use crate::snowflake::Snowflakes;
 use crate::stream::Streams;
-use crate::view::PartitionView;
 use crate::write::PartitionWrite;
 
 /// How often a commit is prepared anew because a flush came between.
@@ -171,69 +169,6 @@ impl Database {
     /// [`Error::ReadOnly`] if the log failed before.
     pub async fn until_visible(&self, seq: Seq) -> Result<()> {
         self.sequencer.until_visible(seq).await
-    }
-
-    /// Reads a partition at a snapshot; an empty view if it does not exist.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] if the table was altered since, and what the statement's schema has is no longer there.
-    /// [`Error::PartitionDamaged`] if its files are not what was written.
-    pub async fn view(
-        &self,
-        snapshot: &Snapshot,
-        table: &Arc<Table>,
-        user: Option<&UserId>,
-    ) -> Result<PartitionView> {
-        self.view_now(snapshot, table, user)
-    }
-
-    pub(crate) fn view_now(
-        &self,
-        snapshot: &Snapshot,
-        table: &Arc<Table>,
-        user: Option<&UserId>,
-    ) -> Result<PartitionView> {
-        let id = PartitionId { table: table.id, user: user.cloned() };
-        match self.existing_partition(table, &id)? {
-            Some(partition) => PartitionView::new(id, table.clone(), snapshot.seq(), &partition.version()),
-            None => Ok(PartitionView::empty(id, table.clone(), snapshot.seq())),
-        }
-    }
-
-    /// The owners of a USER table's partitions, sorted.
-    ///
-    /// # Errors
-    /// An I/O error.
-    pub async fn users_of(&self, table: &Table) -> Result<Vec<UserId>> {
-        let mut users = BTreeSet::new();
-        for (id, slot) in self.partitions.read().iter().filter(|(id, _)| id.table == table.id) {
-            // A commit that failed can leave an empty one; a damaged one does exist.
-            let there = slot.get().is_some_and(|p| p.as_ref().map_or(true, |p| !p.version().is_empty()));
-            if let Some(user) = id.user.as_ref().filter(|_| there) {
-                users.insert(user.clone());
-            }
-        }
-        users.extend(self.owners_on_disk(table)?);
-        if table.kind == TableKind::User {
-            users.extend(self.packs(table).and_then(|packs| packs.users()).map_err(Error::Corrupt)?);
-        }
-        Ok(users.into_iter().collect())
-    }
-
-    /// The owners of a USER table's partitions that have files of their own, in no particular order.
-    ///
-    /// # Errors
-    /// An I/O error.
-    pub fn owners_on_disk(&self, table: &Table) -> Result<Vec<UserId>> {
-        let dir = self.table_dir(table);
-        match self.disk().read_dir(&dir) {
-            Ok(entries) => {
-                let names = entries.iter().filter(|e| e.is_dir).filter_map(|e| from_path_component(&e.name));
-                Ok(names.filter_map(|name| UserId::new(&name).ok()).collect())
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(e) => Err(Error::io(format!("read {}", dir.display()), e)),
-        }
     }
 
     /// Commits a write set. When this returns the commit is durable and visible to every later snapshot.
@@ -390,22 +325,6 @@ impl Database {
         self.hub.pieces_read()
     }
 
-    /// The loaded partitions, with their current versions.
-    pub fn loaded_partitions(&self) -> Vec<(PartitionId, Arc<Version>)> {
-        let partitions = self.partitions.read();
-        let loaded = partitions.values().filter_map(|slot| slot.get()?.as_ref().ok());
-        loaded.map(|partition| (partition.id.clone(), partition.version())).collect()
-    }
-
-    /// A partition's current version, loading it if it exists.
-    ///
-    /// # Errors
-    /// [`Error::PartitionDamaged`] if its files are not what was written.
-    pub fn partition_version(&self, table: &Table, user: Option<&UserId>) -> Result<Option<Arc<Version>>> {
-        let id = PartitionId { table: table.id, user: user.cloned() };
-        Ok(self.existing_partition(table, &id)?.map(|partition| partition.version()))
-    }
-
     /// Counters of the log.
     pub fn log_metrics(&self) -> kalamdb_wal::Metrics {
         self.log.metrics()
@@ -461,11 +380,6 @@ impl Database {
         self.snapshots.pin(limit, || self.sequencer.visible())
     }
 
-    /// A partition, if it is loaded and not damaged.
-    pub(crate) fn loaded(&self, id: &PartitionId) -> Option<Arc<Partition>> {
-        self.partitions.read().get(id)?.get()?.as_ref().ok().cloned()
-    }
-
     /// The disk that everything is on.
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.config.disk
@@ -482,80 +396,6 @@ impl Database {
     /// The newest commit that every snapshot, open or to come, sees.
     pub(crate) fn horizon(&self) -> Seq {
         self.snapshots.horizon(|| self.sequencer.visible())
-    }
-
-    pub(crate) fn tables_dir(&self) -> PathBuf {
-        self.config.dir.join("tables")
-    }
-
-    pub(crate) fn table_dir(&self, table: &Table) -> PathBuf {
-        self.tables_dir().join(&table.path)
-    }
-
-    pub(crate) fn partition_dir(&self, table: &Table, id: &PartitionId) -> PathBuf {
-        let dir = self.table_dir(table);
-        match &id.user {
-            Some(user) => dir.join(path_component(user.as_str())),
-            None => dir,
-        }
-    }
-
-    /// The partition, loaded, or begun if it does not exist.
-    pub(crate) fn partition(&self, table: &Table, id: &PartitionId) -> Result<Arc<Partition>> {
-        if (table.kind == TableKind::User) != id.user.is_some() {
-            return Err(Error::internal("find a partition", "those of USER tables have owners, others none"));
-        }
-        let known = self.partitions.read().get(id).cloned();
-        let slot = known.unwrap_or_else(|| self.partitions.write().entry(id.clone()).or_default().clone());
-        let mut loaded = false;
-        let load = || {
-            loaded = true;
-            self.load(table, id).map(Arc::new).map_err(Box::new)
-        };
-        let partition = slot.get_or_init(load).clone().map_err(|error| *error)?;
-        partition.check_open()?;
-        partition.used_at.store(self.clock().now_micros(), Ordering::Relaxed);
-        if loaded {
-            self.count_load();
-        }
-        Ok(partition)
-    }
-
-    fn load(&self, table: &Table, id: &PartitionId) -> Result<Partition> {
-        let (dir, now) = (self.partition_dir(table, id), self.clock().now_micros());
-        // Not the statement's: segments may be newer than that.
-        let catalog = self.catalog();
-        let partition = Partition::load(id.clone(), dir, self.disk(), &catalog, table.schema.version(), now)?;
-        let manifest = &partition.version().manifest;
-        // New commits would get numbers that the manifest says it has.
-        if manifest.flushed_seq > self.visible() {
-            let (flushed, last) = (manifest.flushed_seq, self.visible());
-            let reason =
-                format!("its manifest is at commit {flushed}, the log ends at {last}: log files are missing");
-            return Err(Error::PartitionDamaged { partition: id.clone(), reason });
-        }
-        if !manifest.segments.is_empty() {
-            self.note_time(manifest.updated_at);
-        }
-        self.load_slice(table, &partition)?;
-        Ok(partition)
-    }
-
-    /// The partition, if it exists in memory or on disk; reading must not fill memory with empty ones.
-    pub(crate) fn existing_partition(
-        &self,
-        table: &Table,
-        id: &PartitionId,
-    ) -> Result<Option<Arc<Partition>>> {
-        let known = self.partitions.read().contains_key(id);
-        let dir = self.partition_dir(table, id);
-        if !known
-            && !self.disk().exists(&dir).map_err(|e| Error::io(format!("look for {}", dir.display()), e))?
-            && !id.user.as_ref().is_some_and(|user| self.may_be_packed(table, user))
-        {
-            return Ok(None);
-        }
-        self.partition(table, id).map(Some)
     }
 
     /// Moves the log's low-water mark to the oldest commit that is in memory only.

@@ -37,6 +37,7 @@ pub mod offline;
 mod order;
 mod pack;
 pub mod partition;
+mod partitions;
 pub mod project;
 mod purge;
 pub mod read;
