@@ -87,6 +87,8 @@ impl Database {
             }
         };
         let partitions = self.partitions_of_user(user);
+        // What they write is removed anyway.
+        self.compacting().cancel(|running| running.partition.user.as_ref() == Some(user));
         // Held to the end: nothing writes files of theirs any more.
         let mut held = Vec::with_capacity(partitions.len());
         for partition in &partitions {

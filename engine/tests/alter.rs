@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringViewArray};
 use arrow::datatypes::Int64Type;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use common::gate::Gate;
 use common::{config, create, create_with, delete, find, insert, open, rows, schema};
 use kalamdb_engine::project::project;
 use kalamdb_engine::read::live_rows;
@@ -15,7 +16,7 @@ use kalamdb_engine::{
     AlterTable, Column, ColumnId, DataType, Database, Ddl, Error, NewColumn, PartitionWrite, Result, Table,
     TableChange, TableKind, TableName, TableOptions, UserId,
 };
-use kalamdb_wal::sim::{Crash, Freeze, SimDisk};
+use kalamdb_wal::sim::{Crash, Freeze, Operation, SimDisk};
 
 async fn alter(database: &Arc<Database>, table: &Table, changes: Vec<TableChange>) -> Result<Arc<Table>> {
     let alter = AlterTable { id: table.id, base_version: table.schema.version(), changes };
@@ -294,6 +295,32 @@ async fn writers_beside_set_not_null_never_leave_a_null_behind() {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_null_that_comes_while_rows_are_looked_through_is_refused() {
+    let disk = SimDisk::new();
+    let db = open(&disk).await;
+    let t = create(&db, "t", TableKind::Shared).await.unwrap();
+    db.commit(vec![write(&t, vec![ints(&[1, 2]), texts(&[Some("a"), None])])]).await.unwrap();
+    db.flush(&t, None).await.unwrap();
+    // The file has a NULL, so that its rows must be read to know that none of those that count is one.
+    db.commit(delete(&db, &t, None, |id| id == 2).await.unwrap().into_iter().collect()).await.unwrap();
+    db.close().await.unwrap();
+    let db = open(&disk).await;
+    let t = find(&db, "t");
+    let gate = Gate::before(&disk, Operation::Read, ".parquet");
+    let set = vec![TableChange::SetNotNull { id: id(&t, "value"), not_null: true }];
+    let altering = tokio::spawn({
+        let (db, t) = (db.clone(), t.clone());
+        async move { alter(&db, &t, set).await }
+    });
+    gate.reached();
+    // Its key is beyond the segment's, which is not read for it.
+    let refused = db.commit(vec![write(&t, vec![ints(&[1_000]), texts(&[None])])]).await;
+    assert!(matches!(refused, Err(Error::NotNullViolation { .. })), "{refused:?}");
+    gate.open();
+    altering.await.unwrap().expect("no NULL is there");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{Model, commit, config, create, delete, find, insert, now, rows, update};
-use kalamdb_engine::{Config, Database, Error, Result, Retain, Table, TableKind, UserId};
+use kalamdb_engine::{CompactionConfig, Config, Database, Error, Result, Retain, Table, TableKind, UserId};
 use kalamdb_wal::sim::{Crash, Freeze, SimDisk};
 
 const SECRET: &str = "the secret of eve";
@@ -168,6 +168,31 @@ async fn a_power_cut_at_any_sync_of_a_purge_leaves_all_of_the_user_or_nothing() 
         }
     }
     assert!(before > 10 && after > 10, "{before} before and {after} after the purge was noted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_does_not_wait_for_a_compaction_of_the_users_rows() {
+    let disk = SimDisk::new();
+    // One that would take hours.
+    let compaction = CompactionConfig { workers: 0, bytes_per_second: 1, ..CompactionConfig::default() };
+    let database = Database::open(Config { compaction, ..opened(&disk) }).await.unwrap();
+    let tables = filled(&database).await;
+    let eve = user("eve-the-user");
+    database.flush(&tables[1], Some(&eve)).await.unwrap();
+    let compacting = tokio::spawn({
+        let (database, table, eve) = (database.clone(), tables[1].clone(), eve.clone());
+        async move { database.compact(&table, Some(&eve)).await }
+    });
+    let running = async {
+        while database.compactions().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(common::gate::PATIENCE, running).await.expect("it is compacted");
+    tokio::time::timeout(common::gate::PATIENCE, purge(&database)).await.expect("in time").unwrap();
+    let compacted = compacting.await.unwrap();
+    assert!(matches!(compacted, Err(Error::Cancelled(_))), "{compacted:?}");
+    assert_eq!(secrets(&disk), [] as [String; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
