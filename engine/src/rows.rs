@@ -278,13 +278,15 @@ impl Inner {
         }
     }
 
-    /// How many chunks at the end a reader would make one: as long as the one before is not longer than they are together.
+    /// How many chunks at the end a reader would make one: as long as the one before is not longer than they are together,
+    /// and until they make a full one. Writers wait meanwhile.
     fn scattered(&self) -> usize {
         let Some(last) = self.chunks.last() else { return 0 };
         let (version, mut rows, mut count) = (last.schema.version(), 0, 0);
         for chunk in self.chunks.iter().rev() {
             let more = chunk.batch.num_rows();
-            if more >= FULL || count > 0 && more > rows || chunk.schema.version() != version {
+            let enough = more.max(rows) >= FULL || count > 0 && more > rows;
+            if enough || chunk.schema.version() != version {
                 break;
             }
             (rows, count) = (rows + more, count + 1);
