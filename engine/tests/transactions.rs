@@ -9,7 +9,7 @@ use common::{
     rows, tombstones, tombstones_of, update, update_in,
 };
 use kalamdb_engine::{
-    Database, Error, PartitionChange, PartitionWrite, Result, Table, TableKind, Transaction, UserId,
+    Commit, Database, Error, PartitionWrite, Result, Table, TableKind, Transaction, UserId,
 };
 use kalamdb_wal::sim::{Crash, SimDisk};
 use rand::rngs::StdRng;
@@ -34,14 +34,14 @@ fn model(transaction: &mut Transaction, table: &Arc<Table>) -> Model {
 }
 
 /// What the last commit said it did to the one partition it changed.
-async fn last_change(database: &Arc<Database>, seq: u64) -> PartitionChange {
+async fn last_change(database: &Arc<Database>, seq: u64) -> Arc<Commit> {
     let commit = database.feed(seq - 1).next().await.unwrap();
-    let commit = Arc::into_inner(commit).expect("read from the log");
     assert_eq!((commit.seq, commit.changes.len()), (seq, 1));
-    commit.changes.into_iter().next().unwrap()
+    commit
 }
 
-fn counts(change: &PartitionChange) -> [usize; 3] {
+fn counts(commit: &Arc<Commit>) -> [usize; 3] {
+    let change = &commit.changes[0];
     [
         change.inserted.as_ref().map_or(0, |rows| rows.num_rows()),
         change.updated.as_ref().map_or(0, |(_, new)| new.num_rows()),
@@ -108,9 +108,9 @@ async fn what_is_committed_is_the_net_change_of_each_row() {
     let view = transaction.view(&table, None).unwrap();
     write(&mut transaction, delete_in(view, |id| id >= 50)).await.unwrap();
     let seq = transaction.commit().await.unwrap().unwrap().seq;
-    let change = last_change(&database, seq).await;
-    assert_eq!(counts(&change), [0, 3, 0]);
-    let (before, after) = change.updated.unwrap();
+    let committed = last_change(&database, seq).await;
+    assert_eq!(counts(&committed), [0, 3, 0]);
+    let (before, after) = committed.changes[0].updated.as_ref().unwrap();
     assert_eq!(before.rows, batch(&table, &(1..4).map(|id| (id, old[&id].clone())).collect::<Vec<_>>()));
     assert_eq!(after.num_rows(), 3);
     let found = now(&database, &table, None).await;
