@@ -6,6 +6,7 @@
 mod checked;
 mod defaults;
 mod subqueries;
+mod texts;
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub(crate) use defaults::{
     check_default, check_expression, constant_default, evaluate_default, is_snowflake,
 };
 pub(crate) use subqueries::RightSubqueries;
+pub(crate) use texts::CheckedTexts;
 
 /// Which of our functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -19,7 +19,7 @@ use super::optimizing::Optimizing;
 use super::types::EngineTypes;
 use crate::dml::Turns;
 use crate::error::{Error, Result};
-use crate::functions::{CheckedAvg, CheckedOperators, ExactSum, RightSubqueries};
+use crate::functions::{CheckedAvg, CheckedOperators, CheckedTexts, ExactSum, RightSubqueries};
 use crate::provider::ShapeCache;
 
 /// The consumers of memory that an error about it names.
@@ -77,6 +77,7 @@ impl QueryEngine {
             .with_analyzer_rule(Arc::new(ExactNotIn))
             .build();
         state.register_function_rewrite(Arc::new(CheckedOperators))?;
+        state.register_function_rewrite(Arc::new(CheckedTexts))?;
         state.register_function_rewrite(Arc::new(RightSubqueries))?;
         state.register_udaf(Arc::new(AggregateUDF::from(ExactSum::default())))?;
         state.register_udaf(Arc::new(AggregateUDF::from(CheckedAvg::default())))?;

@@ -220,7 +220,8 @@ impl<'a> Planner<'a> {
             system_columns::narrow_wildcards(&mut narrowed, &binder)?;
         }
         let plan = match planner.sql_statement_to_plan(narrowed) {
-            Err(error) if duplicates::are_refused(&error) => {
+            // Columns of a view are named by its text, each differently.
+            Err(error) if self.inside_views.is_empty() && duplicates::are_refused(&error) => {
                 let mut renamed = statement.clone();
                 if naming.extends() {
                     system_columns::narrow_wildcards(&mut renamed, &binder)?;
