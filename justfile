@@ -23,6 +23,10 @@ sim seeds="5000":
 slt word="":
     KALAMDB_SLT={{word}} cargo test --workspace --test answers files
 
+# Random statements beside SQLite, many seeds.
+random seeds="300":
+    KALAMDB_SEEDS={{seeds}} cargo test --workspace --test answers random -- --nocapture
+
 # kill -9 under load, many rounds.
 crash rounds="50":
     KALAMDB_CRASH_ROUNDS={{rounds}} cargo test -p kalamdb-tests --test crash -- --nocapture

@@ -1,4 +1,5 @@
-//! Proof that answers are right, wherever the rows are.
+//! Proof that answers are right, wherever the rows are: sqllogictest files, TPC-H, random statements beside an oracle, and
+//! every type with its edges.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
@@ -8,3 +9,5 @@ mod harness;
 mod states;
 
 mod files;
+mod random;
+mod types;
