@@ -3,14 +3,19 @@
 //! Two users have rows in the same USER table, flushed and in memory. Whatever one of them sends, nothing that comes
 //! back, result or error, may show what the other one stored, and nothing may be changed by it.
 
-use futures::TryStreamExt;
-use kalamdb_sql::{ErrorCode, Role};
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use kalamdb_sql::{ErrorCode, LiveFeed, LiveRequest, Role, SubscriptionRequest};
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Server};
 
 /// Stored by the victim alone.
 const SECRET: &str = "ANNS-SECRET";
+
+/// Long enough for a loaded machine; a test that passes never waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Everything that a statement shows: the rows, or the error with its hint.
 async fn shown(client: &mut Client, sql: &str, params: &[Value]) -> String {
@@ -86,6 +91,33 @@ async fn no_statement_shows_what_another_user_stored() {
         "TABLE mine",
         "SELECT * FROM v",
         "SELECT * FROM (SELECT * FROM v WHERE id = 99) AS q",
+        "SELECT m.s FROM shared s, LATERAL (SELECT * FROM mine WHERE mine.id >= s.id) m",
+        "SELECT s FROM mine WHERE s NOT IN (SELECT s FROM mine WHERE id < 11) OR id > 11",
+        "SELECT s FROM mine WHERE id > ALL (SELECT id FROM mine WHERE n = 2)",
+        "SELECT DISTINCT ON (n) n, s FROM mine ORDER BY n, s DESC",
+        "SELECT s FROM mine INTERSECT SELECT s FROM mine",
+        "VALUES ((SELECT max(s) FROM mine))",
+        // Names, quoted and not.
+        "SELECT * FROM \"MINE\"",
+        "SELECT * FROM \"default.mine\"",
+        "SELECT * FROM ann.mine",
+        "SELECT * FROM default.mine.ann",
+        "SELECT * FROM \"default\".\"mine\" AS \"_user\" WHERE \"_user\".s > ''",
+        "SELECT ann.* FROM mine ann",
+        "SELECT \"_USER\" FROM mine",
+        "SELECT m._user FROM mine AS m (_user, s, n)",
+        "SELECT * FROM mine WHERE current_user = 'ann' OR current_user() = 'ann'",
+        // Files and what reads them.
+        "SELECT * FROM 'tables/default/mine/ann/batch-1.parquet'",
+        "SELECT * FROM read_parquet('tables/default/mine/ann')",
+        "CREATE EXTERNAL TABLE stolen STORED AS PARQUET LOCATION 'tables/default/mine/ann'",
+        "COPY (SELECT * FROM mine) TO 'out.csv'",
+        // Being somebody else.
+        "SET ROLE ann",
+        "SET SESSION AUTHORIZATION 'ann'",
+        "PREPARE p AS SELECT * FROM mine WHERE _user = 'ann'",
+        "EXECUTE AS USER 'bob' (EXECUTE AS USER 'ann' (SELECT * FROM mine))",
+        "EXECUTE AS USER '../ann' (SELECT * FROM mine)",
         // Naming the owner.
         "SELECT _user, * FROM mine",
         "SELECT * FROM mine WHERE _user = 'ann'",
@@ -101,6 +133,13 @@ async fn no_statement_shows_what_another_user_stored() {
         "EXPLAIN SELECT * FROM mine WHERE s LIKE 'ANNS%'",
         "EXPLAIN ANALYZE VERBOSE SELECT * FROM mine",
         "EXPLAIN VERBOSE SELECT min(s), max(s) FROM mine",
+        "EXPLAIN SELECT max(s) FROM mine WHERE id > 0",
+        "EXPLAIN UPDATE mine SET s = 'x' WHERE s LIKE 'ANNS%'",
+        "EXPLAIN DELETE FROM mine WHERE id = 99",
+        "EXPLAIN SELECT * FROM mine WHERE _user = 'ann'",
+        "SHOW TABLE STATS mine",
+        "SHOW COLUMNS FROM mine",
+        "DESCRIBE everybody",
         "SHOW STATS FOR TABLE mine",
         "SHOW MANIFEST FOR mine",
         "DESCRIBE mine HISTORY",
@@ -112,6 +151,12 @@ async fn no_statement_shows_what_another_user_stored() {
         "INSERT INTO mine VALUES (1, 'taken', 1)",
         "UPDATE mine SET n = -1",
         "UPDATE mine SET id = 1",
+        "SELECT CAST(s AS DATE) FROM mine WHERE id = 99",
+        "SELECT (SELECT s FROM mine) FROM shared",
+        "INSERT INTO mine SELECT 99, max(s), 0 FROM mine",
+        "INSERT INTO mine VALUES (99, 'x', 1), (99, 'y', 2)",
+        "BEGIN; INSERT INTO mine VALUES (99, 'x', 1); SELECT * FROM mine; INSERT INTO mine VALUES (99, 'y', 1); COMMIT",
+        "BEGIN; SELECT *, _seq FROM mine; ROLLBACK",
         // The system's own tables.
         "SELECT * FROM system.users",
         "SELECT * FROM system.segments",
@@ -123,6 +168,16 @@ async fn no_statement_shows_what_another_user_stored() {
         "SELECT * FROM information_schema.tables",
         "SELECT * FROM information_schema.columns",
         "SELECT * FROM information_schema.views",
+        "SELECT * FROM information_schema.schemata",
+        "SELECT * FROM system.tables",
+        "SELECT * FROM system.columns",
+        "SELECT * FROM system.table_schemas",
+        "SELECT * FROM system.namespaces",
+        "SELECT * FROM system.storage_locations",
+        "SELECT * FROM system.settings",
+        "SELECT * FROM system.metrics",
+        "UPDATE system.users SET role = 'dba' WHERE user_id = 'bob'",
+        "INSERT INTO system.users (user_id, role) VALUES ('eve', 'system')",
         // Writing what was read, and reading what was written.
         "INSERT INTO shared SELECT id, s FROM mine ON CONFLICT (id) DO UPDATE SET s = EXCLUDED.s",
         "SELECT * FROM shared",
@@ -130,6 +185,9 @@ async fn no_statement_shows_what_another_user_stored() {
         "DELETE FROM shared USING mine WHERE mine.id = shared.id RETURNING *",
         "INSERT INTO mine VALUES (99, 'upsert', 1) ON CONFLICT (id) DO UPDATE SET s = mine.s || EXCLUDED.s RETURNING *",
         "INSERT INTO mine VALUES (1, 'upsert', 1) ON CONFLICT (id) DO UPDATE SET s = (SELECT max(s) FROM mine) RETURNING *",
+        "INSERT INTO mine SELECT id, s, 1 FROM mine ON CONFLICT (id) DO UPDATE SET s = EXCLUDED.s || mine.s RETURNING *",
+        "UPDATE mine SET s = o.s FROM mine o WHERE o.id <> mine.id AND o.id = 99 RETURNING *",
+        "DELETE FROM mine WHERE s IN (SELECT s FROM mine) AND id = 99 RETURNING *",
         "UPDATE mine SET s = s || '!' RETURNING *",
         "UPDATE mine SET n = 5 WHERE id = 99 RETURNING *",
         "DELETE FROM mine WHERE id IN (12, 99) RETURNING *",
@@ -139,6 +197,12 @@ async fn no_statement_shows_what_another_user_stored() {
         "FLUSH TABLE mine FOR USER 'ann'",
         "CREATE VIEW w AS SELECT * FROM mine",
         "ALTER USER 'ann' SET PASSWORD 'something long'",
+        "COMPACT TABLE mine FOR USER 'ann'",
+        "PURGE USER 'ann'",
+        "DROP USER 'ann'",
+        "KILL JOB '1'",
+        "ALTER TABLE mine ADD COLUMN leak TEXT",
+        "DROP TABLE mine",
         "TRUNCATE TABLE mine",
     ];
     for sql in doors {
@@ -177,6 +241,65 @@ async fn parameters_open_no_door_either() {
         let seen = shown(&mut server.user("bob"), sql, &params).await;
         assert!(!seen.contains(SECRET), "{sql}: {seen}");
     }
+}
+
+/// Everything that a feed tells until it has told all of commit `seq`.
+async fn told(mut feed: LiveFeed, seq: u64) -> String {
+    let mut told = String::new();
+    loop {
+        let event = tokio::time::timeout(PATIENCE, feed.next()).await.expect("an event in time");
+        let Some(event) = event else { return told };
+        told.push_str(&String::from_utf8_lossy(&event.data));
+        if event.id.is_some_and(|id| id.parse::<u64>().is_ok_and(|id| id >= seq)) {
+            return told;
+        }
+    }
+}
+
+#[tokio::test]
+async fn live_queries_and_their_cursors_tell_nothing_of_others() {
+    let server = prepared().await;
+    let snapshots = |sql: &str| SubscriptionRequest::new(sql);
+    let changes = |sql: &str| SubscriptionRequest { snapshot: false, ..SubscriptionRequest::new(sql) };
+    // Bob's own change ends each feed, so it has to be one that the query shows.
+    for sql in
+        ["SELECT * FROM mine", "SELECT id, n, s FROM \"mine\" WHERE id IN (11, 99) OR s LIKE '%SECRET%'"]
+    {
+        for (subscription, cursor) in [
+            (snapshots(sql), None),
+            (changes(sql), Some("0")),
+            (changes(sql), Some("1")),
+            (snapshots(sql), Some("2.1")),
+        ] {
+            let request =
+                LiveRequest { subscriptions: vec![subscription], last_event_id: cursor.map(Into::into) };
+            let feed = match server.user("bob").session.live(request).await {
+                Ok(feed) => feed,
+                Err(error) => {
+                    assert!(!format!("{error:?}").contains(SECRET), "{sql} {cursor:?}: {error:?}");
+                    continue;
+                }
+            };
+            let mut ann = server.user("ann");
+            ann.run(&format!("UPDATE mine SET s = '{SECRET} again' WHERE id = 99")).await;
+            let seq = server.user("bob").run("UPDATE mine SET n = n + 1").await.seq.unwrap();
+            let told = told(feed, seq).await;
+            assert!(!told.contains(SECRET), "{sql} {cursor:?}: {told}");
+        }
+    }
+    let owner = LiveRequest {
+        subscriptions: vec![SubscriptionRequest::new("SELECT * FROM mine WHERE _user = 'ann'")],
+        last_event_id: None,
+    };
+    let error = server.user("bob").session.live(owner).await.map(drop).unwrap_err();
+    assert!(!format!("{error:?}").contains(SECRET), "{error:?}");
+    // Another user's live query is not to be seen, nor to be ended.
+    let mine = LiveRequest { subscriptions: vec![snapshots("SELECT * FROM mine")], last_event_id: None };
+    let _feed = server.user("ann").session.live(mine).await.unwrap();
+    let id = server.root().rows("SELECT live_id FROM system.live_queries WHERE user_id = 'ann'").await;
+    let kill = format!("KILL LIVE QUERY {}", id[0][0].to_string().replace('"', "'"));
+    assert_eq!(server.user("bob").rows("SELECT * FROM system.live_queries").await, json!([]));
+    assert_eq!(server.user("bob").fail(&kill).await.code, ErrorCode::LiveQueryNotFound);
 }
 
 #[tokio::test]
