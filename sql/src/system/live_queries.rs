@@ -1,9 +1,11 @@
-//! `system.live_queries`: built column by column, since there may be tens of thousands.
+//! `system.live_queries`: only the columns that are asked for, one by one, since there may be tens of thousands of rows.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringViewArray, TimestampMicrosecondArray,
+};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use kalamdb_engine::DataType::{BigInt, Json, Text, Timestamp};
@@ -57,28 +59,39 @@ impl ComputedTable for LiveQueries {
     }
 
     async fn rows(&self, ctx: &StatementContext) -> Result<RecordBatch> {
+        let all: Vec<usize> = (0..self.schema().fields().len()).collect();
+        self.columns(ctx, &all).await
+    }
+
+    async fn columns(&self, ctx: &StatementContext, wanted: &[usize]) -> Result<RecordBatch> {
         let user = (!ctx.is_dba()).then_some(&ctx.identity.user);
         let listed = ctx.instance.live().list(user);
         let node = ctx.instance.database().config().node_id.to_string();
-        let columns = vec![
-            texts(&listed, |row| row.subscription().live_id.as_str()),
-            texts(&listed, |row| row.entry().id.as_str()),
-            texts(&listed, |row| row.subscription().query.name.as_ref()),
-            texts(&listed, |row| row.entry().identity.user.as_str()),
-            texts(&listed, |row| row.subscription().table.namespace.as_str()),
-            texts(&listed, |row| row.subscription().table.name.as_str()),
-            texts(&listed, |row| row.subscription().text.as_ref()),
-            Arc::new(StringViewArray::from_iter_values(listed.iter().map(Listed::options))),
-            texts(&listed, |row| row.state()),
-            counts(&listed, |row| row.place().0),
-            counts(&listed, |row| row.place().1),
-            counts(&listed, |row| row.subscription().counters.changes.load(Ordering::Relaxed)),
-            counts(&listed, |row| row.subscription().counters.bytes.load(Ordering::Relaxed)),
-            texts(&listed, |_| &node),
-            times(&listed, |row| row.entry().created_at),
-            times(&listed, Listed::updated_at),
-        ];
-        Ok(RecordBatch::try_new(self.schema(), columns)?)
+        let schema = Arc::new(self.schema().project(wanted)?);
+        let columns = schema.fields().iter().map(|field| column(field.name(), &listed, &node)).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(listed.len()));
+        Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
+    }
+}
+
+fn column(name: &str, listed: &[Listed], node: &str) -> ArrayRef {
+    match name {
+        "live_id" => texts(listed, |row| row.subscription().live_id.as_str()),
+        "connection_id" => texts(listed, |row| row.entry().id.as_str()),
+        "subscription_id" => texts(listed, |row| row.subscription().query.name.as_ref()),
+        "user_id" => texts(listed, |row| row.entry().identity.user.as_str()),
+        "namespace_id" => texts(listed, |row| row.subscription().table.namespace.as_str()),
+        "table_name" => texts(listed, |row| row.subscription().table.name.as_str()),
+        "query" => texts(listed, |row| row.subscription().text.as_ref()),
+        "options" => Arc::new(StringViewArray::from_iter_values(listed.iter().map(Listed::options))),
+        "state" => texts(listed, |row| row.state()),
+        "position_seq" => counts(listed, |row| row.place().0),
+        "lag" => counts(listed, |row| row.place().1),
+        "changes" => counts(listed, |row| row.subscription().counters.changes.load(Ordering::Relaxed)),
+        "bytes_sent" => counts(listed, |row| row.subscription().counters.bytes.load(Ordering::Relaxed)),
+        "node_id" => Arc::new(StringViewArray::from_iter_values(listed.iter().map(|_| node))),
+        "created_at" => times(listed, |row| row.entry().created_at),
+        _ => times(listed, Listed::updated_at),
     }
 }
 

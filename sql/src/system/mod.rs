@@ -46,6 +46,11 @@ pub(crate) trait ComputedTable: fmt::Debug + Send + Sync {
 
     /// Its rows now, as far as this session may see them.
     async fn rows(&self, ctx: &StatementContext) -> Result<RecordBatch>;
+
+    /// The same with only these columns, by place.
+    async fn columns(&self, ctx: &StatementContext, wanted: &[usize]) -> Result<RecordBatch> {
+        Ok(self.rows(ctx).await?.project(wanted)?)
+    }
 }
 
 /// All computed tables.

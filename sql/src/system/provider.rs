@@ -43,9 +43,11 @@ impl TableProvider for ComputedProvider {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let rows = self.table.rows(&self.ctx).await.map_err(Error::into_datafusion)?;
-        let table: Arc<dyn TableProvider> =
-            Arc::new(MemTable::try_new(self.table.schema(), vec![vec![rows]])?);
-        table.scan(state, projection, filters, limit).await
+        let rows = match projection {
+            Some(wanted) => self.table.columns(&self.ctx, wanted).await,
+            None => self.table.rows(&self.ctx).await,
+        };
+        let rows = rows.map_err(Error::into_datafusion)?;
+        MemTable::try_new(rows.schema(), vec![vec![rows]])?.scan(state, None, filters, limit).await
     }
 }
