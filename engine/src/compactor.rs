@@ -231,7 +231,7 @@ fn cold(database: &Database, table: &Table, retention: i64, now: i64) -> (Vec<Pa
 
 /// The users of a table that have files of their own, and when its packs are due.
 fn of_users(database: &Database, table: &Table, retention: i64) -> Result<(Vec<UserId>, Option<i64>)> {
-    let packs = merge::retention_due(database, table, retention).map_err(Error::Corrupt)?;
+    let packs = merge::retention_due(database, table, retention)?;
     Ok((database.owners_on_disk(table)?, packs))
 }
 

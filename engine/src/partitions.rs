@@ -72,7 +72,7 @@ impl Database {
         }
         users.extend(self.owners_on_disk(table)?);
         if table.kind == TableKind::User {
-            users.extend(self.packs(table).and_then(|packs| packs.users()).map_err(Error::Corrupt)?);
+            users.extend(self.packs(table)?.users().map_err(Error::Corrupt)?);
         }
         Ok(users.into_iter().collect())
     }

@@ -129,7 +129,7 @@ impl Database {
         let tables: Vec<Arc<Table>> = self.catalog().tables().cloned().collect();
         let mut outcome = PurgeOutcome { log_begins: intent.before, ..PurgeOutcome::default() };
         for table in tables.into_iter().filter(|table| table.kind == TableKind::User) {
-            let packs = self.packs(&table).map_err(Error::Corrupt)?;
+            let packs = self.packs(&table)?;
             let _one_at_a_time = packs.writing.lock().await;
             let (database, user) = (self.clone(), intent.user_id.clone());
             let removed = tokio::task::spawn_blocking(move || purge_table(&database, &table, &user));
@@ -219,7 +219,7 @@ fn purge_table(database: &Database, table: &Table, user: &UserId) -> Result<(u64
     if there {
         durable::remove_dir(database.disk().as_ref(), &dir)?;
     }
-    let packs = database.packs(table).map_err(Error::Corrupt)?;
+    let packs = database.packs(table)?;
     let mut rewritten = 0;
     for pack in &packs.current().packs {
         if pack.meta.may_hold(user) && pack.holds(user).map_err(Error::Corrupt)? {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use kalamdb_wal::{Disk, durable};
 
-use super::manifest::{PackManifest, PackMeta};
+use super::manifest::{PackManifest, PackMeta, damaged};
 use super::read::Pack;
 use super::slice::Slice;
 use super::{DIR, is_pack};
@@ -50,22 +50,14 @@ impl Packs {
     /// Reads a table's manifest of packs, if it has one, and removes what a crash left. No pack is opened.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub(crate) fn open(
-        disk: &Arc<dyn Disk>,
-        table_dir: &Path,
-        table: TableId,
-        now: i64,
-    ) -> Result<Self, String> {
+    /// An I/O error; [`Error::Corrupt`] if the manifest is not what was written.
+    pub(crate) fn open(disk: &Arc<dyn Disk>, table_dir: &Path, table: TableId, now: i64) -> Result<Self> {
         let dir = table_dir.join(DIR);
-        let named = |reason: String| format!("{DIR}/{FILE_NAME}: {reason}");
-        let files = files_in(disk.as_ref(), &dir).map_err(|e| e.to_string())?;
-        let manifest = match PackManifest::load(disk.as_ref(), &dir).map_err(named)? {
-            Some(manifest) if manifest.table_id != table => {
-                return Err(named("it is another table's".into()));
-            }
+        let files = files_in(disk.as_ref(), &dir)?;
+        let manifest = match PackManifest::load(disk.as_ref(), &dir)? {
+            Some(manifest) if manifest.table_id != table => return Err(damaged("it is another table's")),
             Some(manifest) => manifest,
-            None if files.iter().any(|name| is_pack(name)) => return Err(named("it is missing".into())),
+            None if files.iter().any(|name| is_pack(name)) => return Err(damaged("it is missing")),
             None => PackManifest::empty(table, now),
         };
         for name in files.iter().filter(|name| is_orphan(name, &manifest)) {

@@ -9,25 +9,31 @@ use crate::error::{Error, Result};
 use crate::ids::{TableId, UserId};
 use crate::partition::Partition;
 
-/// A table's packs, once somebody asked for them; what is wrong with their manifest stays so until a restart.
-pub(crate) type PackSlot = Arc<OnceLock<Result<Arc<Packs>, String>>>;
+/// A table's packs, once somebody asked for them; a damaged manifest stays so until a restart.
+pub(crate) type PackSlot = Arc<OnceLock<Result<Arc<Packs>, Box<Error>>>>;
 
 impl Database {
     /// The packs of a USER table; their manifest is read on first use.
     ///
     /// # Errors
-    /// What is wrong with the manifest, in words.
-    pub(crate) fn packs(&self, table: &Table) -> Result<Arc<Packs>, String> {
+    /// An I/O error, after which the next call tries again; [`Error::Corrupt`] if the manifest is not what was written.
+    pub(crate) fn packs(&self, table: &Table) -> Result<Arc<Packs>> {
         let known = self.packs.read().get(&table.id).cloned();
         let slot = known.unwrap_or_else(|| self.packs.write().entry(table.id).or_default().clone());
         let open = || Packs::open(self.disk(), &self.table_dir(table), table.id, self.clock().now_micros());
-        slot.get_or_init(|| open().map(Arc::new)).clone()
+        let packs = slot.get_or_init(|| open().map(Arc::new).map_err(Box::new)).clone();
+        packs.map_err(|error| {
+            if !matches!(*error, Error::Corrupt(_)) {
+                self.packs.write().retain(|_, other| !Arc::ptr_eq(other, &slot));
+            }
+            *error
+        })
     }
 
     /// The same by the table's id; `None` if there is no such table any more.
     pub(crate) fn packs_of(&self, table: TableId) -> Result<Option<Arc<Packs>>> {
         let Some(table) = self.catalog().table_by_id(table).cloned() else { return Ok(None) };
-        self.packs(&table).map(Some).map_err(Error::Corrupt)
+        self.packs(&table).map(Some)
     }
 
     /// True if a pack may have rows of a user.
@@ -44,7 +50,10 @@ impl Database {
             return Ok(());
         }
         let damaged = |reason| Error::PartitionDamaged { partition: partition.id.clone(), reason };
-        let packs = self.packs(table).map_err(damaged)?;
+        let packs = self.packs(table).map_err(|error| match error {
+            Error::Corrupt(reason) => damaged(reason),
+            other => other,
+        })?;
         let found = packs.find(&self.catalog(), table.id, user, version.manifest.flushed_seq);
         let Some((slice, schema)) = found.map_err(damaged)? else { return Ok(()) };
         if slice.state > self.visible() {

@@ -8,7 +8,8 @@ use std::path::Path;
 use kalamdb_wal::{Disk, durable};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use super::DIR;
+use crate::error::{Error, Result};
 use crate::ids::{Seq, TableId, UserId};
 use crate::manifest::FILE_NAME;
 use crate::sealed;
@@ -97,14 +98,14 @@ impl PackManifest {
     /// Reads the manifest in a directory of packs; `None` if it has none.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn load(disk: &dyn Disk, dir: &Path) -> Result<Option<Self>, String> {
+    /// An I/O error; [`Error::Corrupt`] if it is not what was written.
+    pub fn load(disk: &dyn Disk, dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(FILE_NAME);
-        if !disk.exists(&path).map_err(|e| e.to_string())? {
+        if !disk.exists(&path).map_err(|e| Error::io(format!("look for {}", path.display()), e))? {
             return Ok(None);
         }
-        let bytes = durable::read_file(disk, &path).map_err(|e| e.to_string())?;
-        Self::decode(&bytes).map(Some)
+        let bytes = durable::read_file(disk, &path)?;
+        Self::decode(&bytes).map(Some).map_err(|reason| damaged(&reason))
     }
 
     /// Replaces the manifest in a directory of packs atomically; it is durable when this returns.
@@ -114,4 +115,9 @@ impl PackManifest {
     pub fn store(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
         Ok(durable::replace_file(disk, &dir.join(FILE_NAME), &sealed::encode(self)?)?)
     }
+}
+
+/// The error of a manifest that is not what was written.
+pub(super) fn damaged(reason: &str) -> Error {
+    Error::Corrupt(format!("{DIR}/{FILE_NAME}: {reason}"))
 }

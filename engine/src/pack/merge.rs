@@ -48,12 +48,8 @@ pub(crate) async fn merge_if_due(database: &Arc<Database>, table: TableId) -> Re
 /// When all packs of a table are to be merged because of what they keep of deleted rows, microseconds since the epoch.
 ///
 /// # Errors
-/// What is wrong with their manifest, in words.
-pub(crate) fn retention_due(
-    database: &Database,
-    table: &Table,
-    retention: i64,
-) -> Result<Option<i64>, String> {
+/// What is wrong with their manifest.
+pub(crate) fn retention_due(database: &Database, table: &Table, retention: i64) -> Result<Option<i64>> {
     let current = database.packs(table)?.current();
     Ok(expire::due_at(current.manifest.packs.iter(), retention))
 }
