@@ -38,6 +38,7 @@ mod order;
 mod pack;
 pub mod partition;
 mod partitions;
+mod pick;
 pub mod project;
 mod purge;
 pub mod read;
@@ -90,6 +91,7 @@ pub use kalamdb_wal::{
 pub use manifest::{Manifest, SegmentMeta};
 pub use memory::MemoryReport;
 pub use pack::{PackManifest, PackMeta};
+pub use pick::Picked;
 pub use purge::PurgeOutcome;
 pub use schema::{
     Column, DELETED, MAX_COLUMNS, SEQ, SchemaDef, TS, TableSchema, UPDATED, is_reserved, stream_fields,

@@ -4,9 +4,7 @@ use arrow::array::{Array, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64
 use arrow::compute::{filter, filter_record_batch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
-};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use crate::error::{Error, Result};
 use crate::project::{Projection, Source, source};
@@ -142,8 +140,6 @@ fn open(
     roots: Option<&[usize]>,
 ) -> Result<(ParquetRecordBatchReader, u32)> {
     let loaded = chunk.segment.load()?;
-    let metadata =
-        ArrowReaderMetadata::try_new(loaded.parquet.clone(), ArrowReaderOptions::new()).map_err(failed)?;
     let live_groups = chunk.segment.meta().live_row_groups as usize;
     let (groups, first) = match tombstones {
         false => (0..live_groups, 0),
@@ -155,11 +151,12 @@ fn open(
             ProjectionMask::roots(loaded.parquet.file_metadata().schema_descr(), roots.iter().copied())
         }
     };
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(loaded.bytes.clone(), metadata)
-        .with_row_groups(groups.collect())
-        .with_projection(mask)
-        .build()
-        .map_err(failed)?;
+    let reader =
+        ParquetRecordBatchReaderBuilder::new_with_metadata(loaded.bytes.clone(), loaded.reader.clone())
+            .with_row_groups(groups.collect())
+            .with_projection(mask)
+            .build()
+            .map_err(failed)?;
     Ok((reader, first))
 }
 

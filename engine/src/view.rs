@@ -137,36 +137,6 @@ impl ChunkView {
     }
 }
 
-impl ChunkView {
-    /// The same with all rows hidden but these, given by their numbers in the chunk (in the file, for a segment).
-    /// Addresses stay what they were.
-    #[must_use]
-    pub fn only(&self, rows: &RoaringBitmap) -> Self {
-        let all_but = |first: u32, end: u32, hidden: Option<&RoaringBitmap>| {
-            let mut all = RoaringBitmap::new();
-            all.insert_range(first..end);
-            for row in rows.iter().map(|row| first + row) {
-                if !hidden.is_some_and(|hidden| hidden.contains(row)) {
-                    all.remove(row);
-                }
-            }
-            Some(Arc::new(all))
-        };
-        match self {
-            Self::Rows(chunk) => {
-                let end = chunk.first + chunk.rows.num_rows() as u32;
-                let hidden = all_but(chunk.first, end, chunk.hidden.as_deref());
-                Self::Rows(RowsChunk { hidden, ..chunk.clone() })
-            }
-            Self::Segment(chunk) => {
-                let end = chunk.segment.meta().rows as u32;
-                let hidden = all_but(0, end, chunk.hidden.as_deref());
-                Self::Segment(SegmentChunk { hidden, ..chunk.clone() })
-            }
-        }
-    }
-}
-
 impl RowsChunk {
     /// The number in this chunk of a row of its memtable, if it is here.
     pub(crate) fn row_of(&self, ordinal: u32) -> Option<u32> {
@@ -212,6 +182,12 @@ impl RowsChunk {
         let seqs = versions.iter().map(|(seq, _)| *seq as i64).collect::<Vec<_>>();
         let times = versions.iter().map(|(_, time)| *time).collect::<Vec<_>>();
         (Int64Array::from(seqs), TimestampMicrosecondArray::from(times).with_timezone(TIMEZONE))
+    }
+
+    /// `_seq` and `_updated` of one row.
+    pub(crate) fn version(&self, row: u32) -> Option<(Seq, i64)> {
+        let ordinal = self.first + row;
+        self.store().versions(ordinal, ordinal + 1).pop()
     }
 
     /// The memtable that holds a row, its place among that commit's rows, and its address.

@@ -9,13 +9,14 @@ use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::Int64Type;
 use common::{commit, create, delete, insert, move_keys, open, rows, update};
 use kalamdb_engine::read::live_rows;
-use kalamdb_engine::{ChunkView, PartitionView, Snapshot, TableKind, arrow};
+use kalamdb_engine::{PartitionView, Snapshot, TableKind, arrow};
 use kalamdb_wal::sim::SimDisk;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use roaring::RoaringBitmap;
 
 const KEYS: i64 = 40;
+/// Where `_seq` is stored: behind the two declared columns.
+const SEQ_AT: usize = 2;
 
 fn keys(keys: impl IntoIterator<Item = i64>) -> [ArrayRef; 1] {
     [Arc::new(Int64Array::from_iter_values(keys))]
@@ -33,14 +34,22 @@ fn scanned(view: &PartitionView) -> BTreeMap<i64, u64> {
     found
 }
 
-/// What a view with only some rows of each chunk shows.
-fn only(view: &PartitionView, addresses: &[u64]) -> PartitionView {
-    let chunks = view.chunks.iter().enumerate().map(|(index, chunk)| {
-        let here = addresses.iter().filter(|address| **address >> 32 == index as u64);
-        chunk.only(&here.map(|address| *address as u32).collect::<RoaringBitmap>())
-    });
-    let chunks: Vec<ChunkView> = chunks.collect();
-    PartitionView { partition: view.partition.clone(), table: view.table.clone(), seq: view.seq, chunks }
+/// Ids, texts and `_seq` of all live rows by address, by reading all rows.
+fn read(view: &PartitionView) -> BTreeMap<u64, (i64, Option<String>, i64)> {
+    let mut rows = BTreeMap::new();
+    for part in live_rows(view).unwrap() {
+        let (batch, seqs) = (&part.rows.rows, &part.rows.seqs);
+        for (at, address) in part.addresses.iter().enumerate() {
+            rows.insert(*address, row(batch.column(0), batch.column(1), seqs, at));
+        }
+    }
+    rows
+}
+
+fn row(ids: &ArrayRef, texts: &ArrayRef, seqs: &Int64Array, at: usize) -> (i64, Option<String>, i64) {
+    let id = ids.as_primitive::<Int64Type>().value(at);
+    let text = texts.is_valid(at).then(|| texts.as_string_view().value(at).to_owned());
+    (id, text, seqs.value(at))
 }
 
 fn check(view: &PartitionView, must_know: bool, seed: u64) {
@@ -59,12 +68,19 @@ fn check(view: &PartitionView, must_know: bool, seed: u64) {
             assert_eq!(found, [expected.get(&key).copied()], "seed {seed}, key {key}");
         }
     }
-    let some: Vec<u64> = expected.values().copied().step_by(3).collect();
-    let mut left: Vec<u64> = scanned(&only(view, &some)).into_values().collect();
-    left.sort_unstable();
-    let mut some = some;
-    some.sort_unstable();
-    assert_eq!(left, some, "seed {seed}");
+    let all = read(view);
+    for step in [1, usize::MAX] {
+        let some: BTreeMap<u64, _> = all.clone().into_iter().step_by(step).collect();
+        let addresses: Vec<u64> = some.keys().copied().collect();
+        let mut picked = BTreeMap::new();
+        for part in view.pick(&addresses, &[1, SEQ_AT, 0]).unwrap() {
+            for (at, address) in part.addresses.iter().enumerate() {
+                let seqs = part.columns[1].as_primitive::<Int64Type>();
+                picked.insert(*address, row(&part.columns[2], &part.columns[0], seqs, at));
+            }
+        }
+        assert_eq!(picked, some, "seed {seed}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,10 +7,8 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int16Type, Int32Type, Int64Type};
 use arrow::row::Rows as KeyRows;
 use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
-};
 use parquet::bloom_filter::Sbbf;
 use parquet::data_type::ByteArray;
 
@@ -132,7 +130,7 @@ fn read_keys(
     schema: &TableSchema,
     group: usize,
 ) -> std::result::Result<KeyRows, Box<dyn std::error::Error>> {
-    let metadata = ArrowReaderMetadata::try_new(loaded.parquet.clone(), ArrowReaderOptions::new())?;
+    let metadata = loaded.reader.clone();
     let roots: Vec<usize> = key_roots(schema, metadata.schema())?;
     let mask = ProjectionMask::roots(loaded.parquet.file_metadata().schema_descr(), roots);
     let rows = loaded.parquet.row_group(group).num_rows() as usize;

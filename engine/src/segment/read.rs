@@ -10,7 +10,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use kalamdb_wal::{Access, Disk};
 use parking_lot::Mutex;
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
@@ -71,6 +71,8 @@ pub struct Loaded {
     pub bytes: Bytes,
     /// Footer and page index.
     pub parquet: Arc<ParquetMetaData>,
+    /// The same with the Arrow schema, for readers; made once, because decoding the schema costs more than a row.
+    pub reader: ArrowReaderMetadata,
     /// What helps to find keys, per row group.
     pub(super) groups: Arc<[GroupIndex]>,
 }
@@ -179,8 +181,10 @@ impl Segment {
         let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
         reader.try_parse(&bytes).map_err(|e| e.to_string())?;
         let parquet = Arc::new(reader.finish().map_err(|e| e.to_string())?);
+        let options = ArrowReaderOptions::new();
+        let reader = ArrowReaderMetadata::try_new(parquet.clone(), options).map_err(|e| e.to_string())?;
         let groups = (0..parquet.num_row_groups()).map(|_| GroupIndex::default()).collect();
-        Ok(Loaded { bytes, parquet, groups })
+        Ok(Loaded { bytes, parquet, reader, groups })
     }
 
     /// Bytes it takes in memory, the mapped file apart.

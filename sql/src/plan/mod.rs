@@ -1,15 +1,17 @@
-//! The two leaves of every plan over an engine table: [`MemtableScanExec`] for rows in memory and [`SegmentScanExec`]
-//! for rows in Parquet.
+//! The leaves of every plan over an engine table: [`MemtableScanExec`] for rows in memory, [`SegmentScanExec`] for rows
+//! in Parquet, and [`KeyLookupExec`] for the few rows of either that have some keys.
 //!
-//! Both read chunks pinned by a partition view and leave out exactly the rows that the view hides, before any filter or
+//! All read chunks pinned by a partition view and leave out exactly the rows that the view hides, before any filter or
 //! limit sees them; which pushdowns are legal over hidden rows is decided in [`segment_files`] alone.
 
+mod key_lookup;
 mod memtable_scan;
 mod pruning;
 mod segment_files;
 mod segment_reader;
 mod segment_scan;
 
+pub(crate) use key_lookup::{FoundRows, KeyLookupExec, LookupShape};
 pub(crate) use memtable_scan::{HotChunk, MemtableScanExec};
 pub(crate) use pruning::prune_segments;
 pub(crate) use segment_files::ColdChunk;

@@ -11,7 +11,6 @@ use arrow::array::ArrayRef;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use datafusion::scalar::ScalarValue;
 use kalamdb_engine::{ChunkView, PartitionView, Table, UserId};
-use roaring::RoaringBitmap;
 
 use crate::error::{Error, Result};
 use crate::statement::StatementContext;
@@ -28,7 +27,12 @@ pub(crate) struct Narrowed {
 impl Narrowed {
     /// Adds a partition.
     pub(crate) fn add(&mut self, user: Option<UserId>, addresses: Option<Vec<u64>>) {
-        self.partitions.insert(user, addresses);
+        let in_order = |mut addresses: Vec<u64>| {
+            addresses.sort_unstable();
+            addresses.dedup();
+            addresses
+        };
+        self.partitions.insert(user, addresses.map(in_order));
     }
 
     /// True if no row at all is read.
@@ -45,16 +49,6 @@ impl Narrowed {
     pub(super) fn addresses(&self, user: Option<&UserId>) -> Option<&[u64]> {
         self.partitions.get(&user.cloned()).and_then(Option::as_deref)
     }
-}
-
-/// The chunks of a view that have rows of these addresses, with all other rows hidden.
-pub(super) fn only(view: &PartitionView, addresses: &[u64]) -> Vec<(usize, ChunkView)> {
-    let mut rows: BTreeMap<usize, RoaringBitmap> = BTreeMap::new();
-    for address in addresses {
-        rows.entry((address >> 32) as usize).or_default().insert(*address as u32);
-    }
-    let chunk = |(at, rows): (usize, RoaringBitmap)| Some((at, view.chunks.get(at)?.only(&rows)));
-    rows.into_iter().filter_map(chunk).collect()
 }
 
 /// The addresses of the rows with some keys, `None` for keys that no row has; `None` as a whole if only a scan can tell.

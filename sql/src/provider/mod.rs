@@ -14,7 +14,7 @@ pub(crate) use keys::{Narrowed, find_keys};
 pub(crate) use scan::Scans;
 pub(crate) use shape::{Extension, Shape, ShapeCache};
 pub(crate) use stream::StreamViews;
-pub(crate) use table::EngineTable;
+pub(crate) use table::{EngineTable, Reference, Unbound};
 
 /// The virtual column that holds the owner of a row of a USER table; `dba` and above can name it.
 pub(crate) const USER: &str = "_user";

@@ -3,6 +3,9 @@
 //! A USER table is the partition of the session's user and nothing else, whatever the statement says, unless it names
 //! `_user`, which only `dba` and above can: then it is all partitions. Soft-deleted rows are left out unless the
 //! statement names `_deleted` of this table.
+//!
+//! What a statement says of the table is a [`Reference`], which knows neither who asks nor when: plans that are kept refer
+//! to that alone ([`Unbound`]), and get a session with every run.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,19 +33,65 @@ use super::scan::Scans;
 use super::shape::Shape;
 use crate::error::Error;
 use crate::plan::{
-    ColdChunk, HotChunk, MemtableScanExec, ScanColumn, SegmentScan, SegmentScanExec, prune_segments,
+    ColdChunk, FoundRows, HotChunk, KeyLookupExec, LookupShape, MemtableScanExec, ScanColumn, SegmentScan,
+    SegmentScanExec, prune_segments,
 };
 use crate::statement::StatementContext;
+
+/// What a statement says of a table, whoever runs it.
+#[derive(Debug)]
+pub(crate) struct Reference {
+    /// The table.
+    pub(crate) table: Arc<Table>,
+    /// The columns that it shows.
+    pub(crate) shape: Arc<Shape>,
+    /// Of a USER table: all partitions, not only that of whoever asks.
+    pub(crate) all_users: bool,
+    tombstones: AtomicBool,
+}
+
+impl Reference {
+    /// Whether soft-deleted rows are shown.
+    pub(crate) fn shows_deleted(&self) -> bool {
+        self.tombstones.load(Ordering::Relaxed)
+    }
+}
+
+/// A reference in a plan that is kept: it has to be bound to a statement before it can be read.
+#[derive(Debug)]
+pub(crate) struct Unbound(pub(crate) Arc<Reference>);
+
+#[async_trait]
+impl TableProvider for Unbound {
+    fn schema(&self) -> SchemaRef {
+        self.0.shape.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        _: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Err(Error::internal("a table of a kept plan was read by nobody").into_datafusion())
+    }
+}
 
 /// One reference to a table in one statement.
 #[derive(Debug)]
 pub(crate) struct EngineTable {
     ctx: Arc<StatementContext>,
     scans: Arc<Scans>,
-    table: Arc<Table>,
-    shape: Arc<Shape>,
-    all_users: bool,
-    tombstones: AtomicBool,
+    reference: Arc<Reference>,
     narrowed: Option<Narrowed>,
 }
 
@@ -55,8 +104,13 @@ impl EngineTable {
         shape: Arc<Shape>,
         all_users: bool,
     ) -> Self {
-        let tombstones = AtomicBool::new(false);
-        Self { ctx, scans, table, shape, all_users, tombstones, narrowed: None }
+        let reference = Reference { table, shape, all_users, tombstones: AtomicBool::new(false) };
+        Self::bound(ctx, scans, Arc::new(reference))
+    }
+
+    /// A reference of a plan that was kept, in a statement that runs.
+    pub(crate) fn bound(ctx: Arc<StatementContext>, scans: Arc<Scans>, reference: Arc<Reference>) -> Self {
+        Self { ctx, scans, reference, narrowed: None }
     }
 
     /// The same reference, reading no more than these rows.
@@ -68,13 +122,22 @@ impl EngineTable {
 
     /// The table.
     pub(crate) fn id(&self) -> TableId {
-        self.table.id
+        self.table().id
+    }
+
+    fn table(&self) -> &Arc<Table> {
+        &self.reference.table
+    }
+
+    /// What the statement says of the table.
+    pub(crate) fn reference(&self) -> &Arc<Reference> {
+        &self.reference
     }
 
     /// Shows soft-deleted rows too: the statement names `_deleted` of this reference. Decided once, between planning
     /// and optimisation, so that no rewrite can change what a statement means.
     pub(crate) fn show_deleted(&self) {
-        self.tombstones.store(true, Ordering::Relaxed);
+        self.reference.tombstones.store(true, Ordering::Relaxed);
     }
 
     /// The owners of the partitions to read.
@@ -82,16 +145,16 @@ impl EngineTable {
         if let Some(narrowed) = &self.narrowed {
             return Ok(narrowed.owners());
         }
-        if self.table.kind != TableKind::User {
+        if self.table().kind != TableKind::User {
             return Ok(vec![None]);
         }
-        if !self.all_users {
+        if !self.reference.all_users {
             return Ok(vec![Some(self.ctx.identity.user.clone())]);
         }
         let named = filters.iter().filter_map(owners_named_by).reduce(|a, b| &a & &b);
         let owners = match &self.ctx.transaction {
-            Some(transaction) => transaction.users_of(&self.table).await?,
-            None => self.ctx.instance.database().users_of(&self.table).await?,
+            Some(transaction) => transaction.users_of(self.table()).await?,
+            None => self.ctx.instance.database().users_of(self.table()).await?,
         };
         let wanted = |user: &UserId| named.as_ref().is_none_or(|named| named.contains(user.as_str()));
         Ok(owners.into_iter().filter(wanted).map(Some).collect())
@@ -103,7 +166,7 @@ impl EngineTable {
         view: &Arc<PartitionView>,
         filters: &[Expr],
     ) -> Result<Option<Vec<u64>>, Error> {
-        let Some(wanted) = keys::fixed_by(&self.table, filters) else { return Ok(None) };
+        let Some(wanted) = keys::fixed_by(self.table(), filters) else { return Ok(None) };
         let found = keys::find_keys(&self.ctx, view, wanted).await?;
         Ok(found.map(|found| {
             // A list may name a key twice.
@@ -114,20 +177,23 @@ impl EngineTable {
 
     async fn chunks(&self, filters: &[Expr]) -> Result<Chunks> {
         let mut chunks = Chunks::default();
-        let tombstones = self.tombstones.load(Ordering::Relaxed);
+        let tombstones = self.reference.shows_deleted();
         for user in self.owners(filters).await.map_err(Error::into_datafusion)? {
-            let view = self.scans.view(&self.ctx, &self.table, user.as_ref()).await;
+            let view = self.scans.view(&self.ctx, self.table(), user.as_ref()).await;
             let view = view.map_err(Error::into_datafusion)?;
             let addresses = match &self.narrowed {
                 Some(narrowed) => narrowed.addresses(user.as_ref()).map(<[u64]>::to_vec),
                 None if tombstones => None,
                 None => self.fixed_rows(&view, filters).await.map_err(Error::into_datafusion)?,
             };
-            let part: Vec<(usize, ChunkView)> = match &addresses {
-                Some(addresses) => keys::only(&view, addresses),
-                None => view.chunks.iter().cloned().enumerate().collect(),
-            };
-            for (at, chunk) in part {
+            if let Some(addresses) = addresses {
+                chunks.by_key = true;
+                if !addresses.is_empty() {
+                    chunks.found.push(FoundRows { view, user, addresses });
+                }
+                continue;
+            }
+            for (at, chunk) in view.chunks.iter().cloned().enumerate() {
                 match chunk {
                     ChunkView::Rows(rows) if rows.tombstones && !tombstones => {}
                     ChunkView::Rows(rows) => {
@@ -148,16 +214,16 @@ impl EngineTable {
 
     /// Leaves out segments that the manifest's statistics rule out; says how many.
     fn prune(&self, state: &dyn Session, filters: &[Expr], chunks: &mut Chunks) -> Result<usize> {
-        let stored = self.table.schema.storage();
+        let stored = self.table().schema.storage();
         let before = chunks.cold.len() + chunks.newer.len();
-        if before == 0 || self.tombstones.load(Ordering::Relaxed) {
+        if before == 0 || self.reference.shows_deleted() {
             return Ok(0);
         }
         let known = |filter: &&Expr| filter.column_refs().iter().all(|c| stored.index_of(&c.name).is_ok());
         let Some(predicate) = conjunction(filters.iter().filter(known).cloned()) else { return Ok(0) };
         let predicate = state.create_physical_expr(predicate, &DFSchema::try_from(stored.clone())?)?;
         for part in [&mut chunks.cold, &mut chunks.newer] {
-            *part = prune_segments(std::mem::take(part), &self.table.schema, stored, predicate.clone());
+            *part = prune_segments(std::mem::take(part), &self.table().schema, stored, predicate.clone());
         }
         Ok(before - chunks.cold.len() - chunks.newer.len())
     }
@@ -171,14 +237,14 @@ impl EngineTable {
         output: &Output,
     ) -> SegmentScan {
         SegmentScan {
-            table: self.table.qualified_name().into(),
+            table: self.table().qualified_name().into(),
             chunks,
             pruned: 0,
-            current: self.table.schema.clone(),
+            current: self.table().schema.clone(),
             written,
             columns: output.columns.clone(),
             schema: output.schema.clone(),
-            tombstones: self.tombstones.load(Ordering::Relaxed),
+            tombstones: self.reference.shows_deleted(),
             partitions: state.config().target_partitions(),
             limit: output.limit,
         }
@@ -192,7 +258,7 @@ impl EngineTable {
         chunks: Vec<ColdChunk>,
         output: &Output,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let wider = output.with_seq(self.table.schema.columns().len());
+        let wider = output.with_seq(self.table().schema.columns().len());
         let scan = self.segment_scan(state, written, chunks, &wider);
         let scan = SegmentScanExec::new(scan, state.config_options())?;
         let seq: Arc<dyn PhysicalExpr> = Arc::new(Column::new_with_schema(SEQ, &wider.schema)?);
@@ -208,6 +274,10 @@ impl EngineTable {
 /// What a scan reads, by how it has to be read.
 #[derive(Default)]
 struct Chunks {
+    /// Rows that were looked up.
+    found: Vec<FoundRows>,
+    /// True if rows were looked up, found or not.
+    by_key: bool,
     hot: Vec<HotChunk>,
     cold: Vec<ColdChunk>,
     newer: Vec<ColdChunk>,
@@ -273,7 +343,7 @@ impl Output {
 #[async_trait]
 impl TableProvider for EngineTable {
     fn schema(&self) -> SchemaRef {
-        self.shape.schema.clone()
+        self.reference.shape.schema.clone()
     }
 
     fn table_type(&self) -> TableType {
@@ -293,14 +363,19 @@ impl TableProvider for EngineTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let output = Output::new(&self.shape, projection, limit)?;
+        let output = Output::new(&self.reference.shape, projection, limit)?;
         let mut chunks = self.chunks(filters).await?;
         let pruned = self.prune(state, filters, &mut chunks)?;
         chunks.load().await?;
         let mut plans: Vec<Arc<dyn ExecutionPlan>> = Vec::with_capacity(3);
+        if chunks.by_key {
+            let table = self.table().qualified_name().into();
+            let shape = LookupShape::new(table, output.columns.clone(), output.schema.clone());
+            plans.push(Arc::new(KeyLookupExec::new(Arc::new(shape), chunks.found.into(), limit)));
+        }
         let mut cold = by_version(chunks.cold);
         if cold.is_empty() && pruned > 0 {
-            cold.push((self.table.schema.clone(), Vec::new()));
+            cold.push((self.table().schema.clone(), Vec::new()));
         }
         for (at, (written, chunks)) in cold.into_iter().enumerate() {
             let pruned = if at == 0 { pruned } else { 0 };
@@ -311,7 +386,7 @@ impl TableProvider for EngineTable {
             plans.push(self.newer_scan(state, written, chunks, &output)?);
         }
         if !chunks.hot.is_empty() || plans.is_empty() {
-            let table = self.table.qualified_name().into();
+            let table = self.table().qualified_name().into();
             let partitions = state.config().target_partitions();
             let Output { columns, schema, limit } = output;
             plans

@@ -255,10 +255,11 @@ async fn rows_are_read_by_key_without_a_scan() {
     let server = Server::start().await;
     let mut root = server.root();
     root.run("CREATE TABLE one (id INT PRIMARY KEY); INSERT INTO one VALUES (1), (2), (3); FLUSH TABLE one; INSERT INTO one VALUES (4)").await;
-    let plan = root.plan("SELECT * FROM one WHERE id = 4").await;
-    assert!(!plan.contains("SegmentScanExec"), "the key is in memory: {plan}");
-    let plan = root.plan("SELECT * FROM one WHERE id = 2").await;
-    assert!(!plan.contains("MemtableScanExec") && plan.contains("hidden_rows=2"), "{plan}");
+    for (key, rows) in [(4, 1), (2, 1), (9, 0)] {
+        let plan = root.plan(&format!("SELECT * FROM one WHERE id = {key}")).await;
+        assert!(plan.contains(&format!("KeyLookupExec: table=default.one, rows={rows}")), "{plan}");
+        assert!(!plan.contains("ScanExec"), "{plan}");
+    }
     let list = "SELECT id FROM one WHERE id IN (4, 2, 2, 9) ORDER BY id";
     assert_eq!(root.rows(list).await, json!([[2], [4]]));
     assert_eq!(root.rows_with("SELECT id FROM one WHERE id = $1", &[json!(3)]).await, json!([[3]]));
