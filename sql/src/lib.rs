@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `dialect` | the text of a request becomes [`Statement`]s |
 //! | `session`, `statement` | running them: identity, namespace, snapshot |
-//! | `query`, `provider`, `plan` | reading, through DataFusion |
+//! | `query`, `provider`, `plan` | reading, through DataFusion; plans that are kept |
 //! | `dml`, `import` | writing rows |
 //! | `ddl`, `views`, `show`, `users`, `jobs` | the statements that are ours |
 //! | `live` | queries that keep going |
@@ -39,6 +39,7 @@ mod params;
 mod plan;
 mod provider;
 mod query;
+mod recent;
 mod running;
 mod session;
 mod show;

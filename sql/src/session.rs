@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use crate::auth::{Identity, Role};
-use crate::dialect::{self, ParsedStatement, Statement};
+use crate::dialect::{ParsedStatement, Statement};
 use crate::error::{Error, ErrorCode, Result};
 use crate::import::{ImportOptions, Importer};
 use crate::instance::Instance;
@@ -166,11 +166,24 @@ impl Session {
     /// # Errors
     /// [`ErrorCode::SyntaxError`] if there is no statement at all.
     pub fn parse(&self, sql: &str) -> Result<Vec<ParsedStatement>> {
-        let statements = dialect::parse(sql);
+        let statements = self.instance.queries().texts().parse(sql);
         if statements.is_empty() {
             return Err(Error::new(ErrorCode::SyntaxError, "the text has no statement"));
         }
         Ok(statements)
+    }
+
+    /// True if a statement is short work: an INSERT of a few values, or a query that reads a row by its key with a plan
+    /// that is kept. Handing it over to another thread would take longer.
+    pub fn is_quick(&self, statement: &ParsedStatement) -> bool {
+        match &*statement.statement {
+            Statement::Insert(_) => dml::is_quick(&statement.text),
+            Statement::Query(_) => {
+                let namespace = &self.namespace;
+                self.instance.queries().plans().reads_a_row(&statement.text, namespace, self.identity.role)
+            }
+            _ => false,
+        }
     }
 
     /// Executes one statement. `params` are the values of `$1`, `$2`, ...
@@ -196,18 +209,19 @@ impl Session {
         let deadline = Instant::now() + self.instance.statement_timeout();
         let mut outcome = match statement.statement.is_about_rows() {
             true => {
-                let outcome = timeout_at(deadline, self.run(&statement.statement, params)).await;
+                let outcome = timeout_at(deadline, self.run(statement, params)).await;
                 outcome.unwrap_or_else(|_| Err(timed_out()))?
             }
             // A flush takes the time it takes, and nobody is helped by not hearing of its end.
-            false => self.run(&statement.statement, params).await?,
+            false => self.run(statement, params).await?,
         };
         outcome.rows = outcome.rows.map(|rows| rows.guarded(running, deadline));
         Ok(outcome)
     }
 
-    async fn run(&mut self, statement: &Statement, params: &[Value]) -> Result<Outcome> {
-        match statement {
+    async fn run(&mut self, parsed: &ParsedStatement, params: &[Value]) -> Result<Outcome> {
+        let ParsedStatement { statement, text, .. } = parsed;
+        match &**statement {
             Statement::Invalid(error) => Err(error.clone()),
             Statement::Use { namespace, position } => {
                 self.use_namespace(namespace).map_err(|error| error.with_position(*position))?;
@@ -220,13 +234,14 @@ impl Session {
                 // The rights of a plain user, whatever that user's own role: nobody rises by acting for somebody else.
                 let identity = Identity { user, role: Role::User };
                 let other = Self { identity, ..self.clone() };
-                other.run_rows(inner, params).await
+                // The whole text says what the inner statement is, too.
+                other.run_rows(inner, text, params).await
             }
             Statement::Query(_)
             | Statement::Explain(_)
             | Statement::Insert(_)
             | Statement::Update(_)
-            | Statement::Delete(_) => self.run_rows(statement, params).await,
+            | Statement::Delete(_) => self.run_rows(statement, text, params).await,
             _ if !params.is_empty() => {
                 Err(Error::new(ErrorCode::InvalidParameter, "this statement takes no parameters"))
             }
@@ -264,11 +279,10 @@ impl Session {
     }
 
     /// Statements about rows; they can be cancelled at any point.
-    async fn run_rows(&self, statement: &Statement, params: &[Value]) -> Result<Outcome> {
+    async fn run_rows(&self, statement: &Statement, text: &str, params: &[Value]) -> Result<Outcome> {
         match statement {
-            Statement::Query(ast) | Statement::Explain(ast) => {
-                Ok(Outcome::rows(self.query(ast, params).await?))
-            }
+            Statement::Query(ast) => Ok(Outcome::rows(self.query(Some(text), ast, params).await?)),
+            Statement::Explain(ast) => Ok(Outcome::rows(self.query(None, ast, params).await?)),
             Statement::Insert(insert) => dml::insert(self.changing_context(), insert, params).await,
             Statement::Update(update) => dml::update(self.changing_context(), update, params).await,
             Statement::Delete(delete) => dml::delete(self.changing_context(), delete, params).await,
@@ -279,15 +293,19 @@ impl Session {
         }
     }
 
-    /// A query. One that finds a table altered since it took its catalog, so that a column it knows is gone, is planned
-    /// again with the new one.
-    async fn query(&self, ast: &ast::Statement, params: &[Value]) -> Result<RowSet> {
+    /// A query, by the plan that was kept of its text if it has one. One that finds a table altered since it took its
+    /// catalog, so that a column it knows is gone, is planned again with the new one.
+    async fn query(&self, text: Option<&str>, ast: &ast::Statement, params: &[Value]) -> Result<RowSet> {
+        let run = async |ctx: &Arc<StatementContext>| match text {
+            Some(text) => query::query_text(ctx, text, ast, params).await,
+            None => query::query(ctx, ast, params).await,
+        };
         if let Some(ctx) = self.transaction_context() {
-            return query::query(&ctx, ast, params).await.map_err(transaction::advise);
+            return run(&ctx).await.map_err(transaction::advise);
         }
         let mut tries = 0;
         loop {
-            match query::query(&self.read_context(), ast, params).await {
+            match run(&self.read_context()).await {
                 Err(error) if error.code == ErrorCode::Conflict && tries < QUERY_TRIES => tries += 1,
                 other => return other,
             }

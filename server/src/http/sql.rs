@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::ACCEPT;
 use axum::http::{HeaderMap, Uri};
-use kalamdb_sql::{ErrorCode, ParsedStatement, RowFormat, Session, Statement};
+use kalamdb_sql::{ErrorCode, ParsedStatement, RowFormat, Session};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
@@ -20,8 +20,6 @@ use super::state::Shared;
 
 /// Most parameters of one statement.
 const MAX_PARAMS: usize = 1000;
-/// The longest text of a statement that is run at once, in bytes.
-const QUICK: usize = 16 << 10;
 
 /// A request, however it was written.
 #[derive(Debug)]
@@ -77,7 +75,7 @@ pub(crate) async fn sql(
         session.use_namespace(namespace)?;
     }
     let statements = parse(&session, &request)?;
-    let quick = statements.iter().all(is_quick);
+    let quick = statements.iter().all(|statement| session.is_quick(statement));
     match format {
         Format::Json => {
             let run = JsonRun::new(session, statements, request.params, request.row_format);
@@ -96,14 +94,6 @@ async fn answer<P: Produce>(app: Shared, run: P, turn: OwnedSemaphorePermit, qui
     }
     let run = Aside::begin(&app.queries, run);
     produce::answer(app, run, turn).await
-}
-
-/// True for an INSERT of a few values: it takes less time than handing it over to another thread would.
-fn is_quick(statement: &ParsedStatement) -> bool {
-    let text = statement.text.as_bytes();
-    // The word inside a value costs nothing but the handing over.
-    let selects = || text.windows(6).any(|word| word.eq_ignore_ascii_case(b"select"));
-    matches!(statement.statement, Statement::Insert(_)) && text.len() <= QUICK && !selects()
 }
 
 fn parse(session: &Session, request: &SqlRequest) -> ApiResult<Vec<ParsedStatement>> {

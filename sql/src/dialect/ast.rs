@@ -13,7 +13,7 @@ use crate::error::{Error, Position};
 #[derive(Debug, Clone)]
 pub struct ParsedStatement {
     /// What it says.
-    pub statement: Statement,
+    pub statement: Arc<Statement>,
     /// Its own text, without the semicolon.
     pub text: Arc<str>,
     /// Where it starts in the text of the request.

@@ -16,6 +16,7 @@ mod options;
 mod split;
 mod statements;
 mod table;
+mod texts;
 mod tokens;
 mod transaction;
 mod view;
@@ -35,6 +36,7 @@ pub use ast::{
 };
 pub(crate) use grammar::KalamDialect;
 pub(crate) use options::alter as alter_option;
+pub(crate) use texts::Texts;
 
 /// All statements of a text, in order. One that leaves a transaction open ends with a statement that fails.
 pub(crate) fn parse(text: &str) -> Vec<ParsedStatement> {
@@ -48,7 +50,7 @@ pub(crate) fn parse(text: &str) -> Vec<ParsedStatement> {
         });
         let failed = parsed.is_err();
         let statement = parsed.unwrap_or_else(|error| Statement::Invalid(error.with_position(end)));
-        statements.push(ParsedStatement { statement, text, position });
+        statements.push(ParsedStatement { statement: Arc::new(statement), text, position });
         if failed {
             break;
         }
@@ -88,7 +90,7 @@ pub(crate) fn parse_expression(text: &str) -> Result<sql::Expr> {
 /// # Errors
 /// [`ErrorCode::SyntaxError`] if it is not one query.
 pub(crate) fn parse_query(text: &str) -> Result<sql::Statement> {
-    match parse(text).pop().map(|parsed| parsed.statement) {
+    match parse(text).pop().map(|parsed| Arc::unwrap_or_clone(parsed.statement)) {
         Some(Statement::Query(query)) => Ok(*query),
         Some(Statement::Invalid(error)) => Err(error),
         _ => Err(Error::new(ErrorCode::SyntaxError, "expected a query")),

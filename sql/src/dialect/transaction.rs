@@ -1,5 +1,7 @@
 //! BEGIN, COMMIT and ROLLBACK.
 
+use std::sync::Arc;
+
 use super::ast::{ParsedStatement, Statement};
 use super::tokens::Tokens;
 use crate::error::{Error, ErrorCode, Result};
@@ -58,14 +60,15 @@ pub(super) fn left_open(statements: &[ParsedStatement]) -> Option<ParsedStatemen
     let last = statements
         .iter()
         .rev()
-        .find(|s| matches!(s.statement, Statement::Begin | Statement::Commit | Statement::Rollback))?;
+        .find(|s| matches!(*s.statement, Statement::Begin | Statement::Commit | Statement::Rollback))?;
     // A text that cannot be understood to its end says so instead.
-    let whole = !matches!(statements.last()?.statement, Statement::Invalid(_));
-    (whole && matches!(last.statement, Statement::Begin)).then(|| {
+    let whole = !matches!(*statements.last()?.statement, Statement::Invalid(_));
+    (whole && matches!(*last.statement, Statement::Begin)).then(|| {
         let message = "the request ends inside the transaction that begins here";
         let error = Error::new(ErrorCode::InvalidStatement, message)
             .with_position(Some(last.position))
             .with_hint("end it with COMMIT");
-        ParsedStatement { statement: Statement::Invalid(error), text: "".into(), position: last.position }
+        let statement = Arc::new(Statement::Invalid(error));
+        ParsedStatement { statement, text: "".into(), position: last.position }
     })
 }

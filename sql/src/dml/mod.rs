@@ -20,6 +20,6 @@ mod values;
 
 pub(crate) use change::{delete, update};
 pub(crate) use checks::Checks;
-pub(crate) use insert::insert;
+pub(crate) use insert::{insert, is_quick};
 pub(crate) use retry::Turns;
 pub(crate) use system::{Change, Record, check_kept, required, text};

@@ -125,11 +125,11 @@ pub(crate) fn asked(subscription: &Subscription) -> Result<Asked> {
 fn select(sql: &str) -> Result<datafusion::sql::sqlparser::ast::Statement> {
     let mut statements = dialect::parse(sql);
     // A syntax error anywhere is last.
-    if let Some(Statement::Invalid(error)) = statements.last().map(|s| &s.statement) {
+    if let Some(Statement::Invalid(error)) = statements.last().map(|s| &*s.statement) {
         return Err(error.clone());
     }
     let one = if statements.len() == 1 { statements.pop() } else { None };
-    match one.map(|s| s.statement) {
+    match one.map(|s| Arc::unwrap_or_clone(s.statement)) {
         Some(Statement::Query(statement)) => Ok(*statement),
         _ => Err(Error::new(ErrorCode::InvalidStatement, "a live query is one SELECT")),
     }

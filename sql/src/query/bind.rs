@@ -11,6 +11,28 @@ use serde_json::Value;
 use crate::error::{Error, ErrorCode, Result};
 use crate::params;
 
+/// The types of the parameters `$1`, `$2`, ... of a plan; `None` if the statement leaves the type of one open, or says one
+/// that values do not have.
+///
+/// # Errors
+/// None in practice: the walk itself cannot fail.
+pub(super) fn types(plan: &LogicalPlan) -> Result<Option<Vec<DataType>>> {
+    let fields = plan.get_parameter_fields()?;
+    let known = (1..=fields.len()).map(|number| {
+        let field = fields.get(&format!("${number}"))?.as_ref()?;
+        engine_type(field).filter(|known| known.arrow() == *field.data_type())
+    });
+    Ok(known.collect())
+}
+
+/// The values of parameters of exactly these types; `None` if they are not.
+pub(super) fn values(params: &[Value], types: &[DataType]) -> Option<Vec<ScalarValue>> {
+    if params.len() != types.len() {
+        return None;
+    }
+    params.iter().zip(types).map(|(value, data_type)| params::typed(value, data_type).ok()).collect()
+}
+
 /// Replaces every parameter of a plan by its value. `all` refuses values that the plan does not use.
 ///
 /// # Errors

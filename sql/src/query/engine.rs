@@ -14,9 +14,11 @@ use datafusion::logical_expr::{AggregateUDF, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 
+use super::cache::PlanCache;
 use super::not_in::ExactNotIn;
 use super::optimizing::Optimizing;
 use super::types::EngineTypes;
+use crate::dialect::Texts;
 use crate::dml::Turns;
 use crate::error::{Error, Result};
 use crate::functions::{CheckedAvg, CheckedOperators, CheckedTexts, ExactSum, RightSubqueries};
@@ -42,6 +44,8 @@ pub(crate) struct QueryEngine {
     task: Arc<TaskContext>,
     types: Arc<EngineTypes>,
     shapes: ShapeCache,
+    texts: Texts,
+    plans: PlanCache,
     turns: Turns,
 }
 
@@ -82,7 +86,15 @@ impl QueryEngine {
         state.register_udaf(Arc::new(AggregateUDF::from(ExactSum::default())))?;
         state.register_udaf(Arc::new(AggregateUDF::from(CheckedAvg::default())))?;
         let task = state.task_ctx();
-        Ok(Self { state, task, types, shapes: ShapeCache::default(), turns: Turns::default() })
+        Ok(Self {
+            state,
+            task,
+            types,
+            shapes: ShapeCache::default(),
+            texts: Texts::default(),
+            plans: PlanCache::default(),
+            turns: Turns::default(),
+        })
     }
 
     /// Functions, rules and configuration.
@@ -108,6 +120,16 @@ impl QueryEngine {
     /// The schemas that tables show.
     pub(crate) fn shapes(&self) -> &ShapeCache {
         &self.shapes
+    }
+
+    /// The statements of texts that came more than once.
+    pub(crate) fn texts(&self) -> &Texts {
+        &self.texts
+    }
+
+    /// The plans of statements that came more than once.
+    pub(crate) fn plans(&self) -> &PlanCache {
+        &self.plans
     }
 
     /// Who may write next to crowded tables.
@@ -140,8 +162,24 @@ impl QueryEngine {
             return Ok(state.create_physical_plan(&plan).await?);
         }
         let plan = self.analyse(plan)?;
-        let plan = self.state().optimizer().optimize(plan, &Optimizing::new(self.state(), now), |_, _| {})?;
-        Ok(self.state().query_planner().create_physical_plan(&plan, self.state()).await?)
+        self.executable(&self.optimise(plan, now_micros)?).await
+    }
+
+    /// Optimises an analysed plan. `NOW()` is `now_micros`.
+    ///
+    /// # Errors
+    /// Planning errors.
+    pub(super) fn optimise(&self, plan: LogicalPlan, now_micros: i64) -> Result<LogicalPlan> {
+        let now = DateTime::from_timestamp_micros(now_micros).unwrap_or_default();
+        Ok(self.state().optimizer().optimize(plan, &Optimizing::new(self.state(), now), |_, _| {})?)
+    }
+
+    /// Makes an optimised plan executable.
+    ///
+    /// # Errors
+    /// Planning errors.
+    pub(super) async fn executable(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self.state().query_planner().create_physical_plan(plan, self.state()).await?)
     }
 }
 

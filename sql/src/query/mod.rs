@@ -8,8 +8,12 @@
 //! show their declared columns only. Otherwise tables show system columns too, and every wildcard is rewritten to leave
 //! them out before planning, see [`system_columns`]; after planning, the references to tables of which `_deleted` is
 //! named are found in the plan, see [`deleted`], and show their soft-deleted rows.
+//!
+//! A text that comes again is not planned again: see [`cache`] for which plans are kept, [`prepared`] for what of them, and
+//! [`point`] for reading rows by their key.
 
 mod bind;
+mod cache;
 mod deleted;
 mod duplicates;
 mod engine;
@@ -18,11 +22,14 @@ mod not_in;
 mod optimizing;
 mod output;
 mod place;
+mod point;
+mod prepared;
 mod system_columns;
 mod types;
 
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
@@ -39,7 +46,7 @@ pub(crate) use engine::{QueryEngine, QueryOptions};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::provider::{Binder, ROW_ADDRESS, Scans, Shape};
-use crate::session::RowSet;
+use crate::session::{ColumnInfo, RowSet};
 use crate::statement::StatementContext;
 
 /// Runs a SELECT, VALUES or EXPLAIN [ANALYZE].
@@ -55,6 +62,24 @@ pub(crate) async fn query(
     let plan = physical_plan(ctx, plan).await?;
     let stream = execute(ctx, plan.clone())?;
     Ok(row_set(ctx, stream))
+}
+
+/// Runs a SELECT or VALUES, which is `text` parsed, by the plan that was kept of it if there is one.
+///
+/// # Errors
+/// As [`query`].
+pub(crate) async fn query_text(
+    ctx: &Arc<StatementContext>,
+    text: &str,
+    statement: &ast::Statement,
+    params: &[Value],
+) -> Result<RowSet> {
+    if let Some(kept) = ctx.instance.queries().plans().plan(ctx, text, statement).await
+        && let Some(rows) = kept.run(ctx, params).await?
+    {
+        return Ok(rows);
+    }
+    query(ctx, statement, params).await
 }
 
 /// The plan of a query with names resolved, types coerced and parameters bound, but not optimised.
@@ -94,18 +119,39 @@ pub(crate) fn execute(
 
 /// A stream as a result; the statement's snapshot lives as long as it.
 pub(crate) fn row_set(ctx: &Arc<StatementContext>, stream: SendableRecordBatchStream) -> RowSet {
-    let given = stream.schema();
-    let signed = output::signed(&given);
-    let schema = signed.clone().unwrap_or(given);
-    let ctx = ctx.clone();
-    let stream = stream.map(move |batch| {
-        let _pinned = &ctx;
-        match (&signed, batch) {
-            (Some(schema), Ok(batch)) => output::convert(&batch, schema),
-            (_, batch) => batch.map_err(Error::from),
-        }
-    });
-    RowSet::from_stream(schema, stream.boxed())
+    let shape = RowShape::new(stream.schema());
+    shape.row_set(ctx, stream)
+}
+
+/// What a result looks like.
+#[derive(Debug)]
+struct RowShape {
+    schema: SchemaRef,
+    /// The same as the plan gives it, if that is not in the database's own types.
+    converted: bool,
+    columns: Arc<[ColumnInfo]>,
+}
+
+impl RowShape {
+    fn new(given: SchemaRef) -> Self {
+        let signed = output::signed(&given);
+        let converted = signed.is_some();
+        let schema = signed.unwrap_or(given);
+        Self { columns: crate::types::column_infos(&schema), schema, converted }
+    }
+
+    fn row_set(&self, ctx: &Arc<StatementContext>, stream: SendableRecordBatchStream) -> RowSet {
+        let ctx = ctx.clone();
+        let signed = self.converted.then(|| self.schema.clone());
+        let stream = stream.map(move |batch| {
+            let _pinned = &ctx;
+            match (&signed, batch) {
+                (Some(schema), Ok(batch)) => output::convert(&batch, schema),
+                (_, batch) => batch.map_err(Error::from),
+            }
+        });
+        RowSet { columns: self.columns.clone(), schema: self.schema.clone(), stream: stream.boxed() }
+    }
 }
 
 /// True if a statement names `_user`, so that it reaches the rows of everybody.
@@ -191,10 +237,19 @@ impl<'a> Planner<'a> {
     /// # Errors
     /// Planning errors; [`ErrorCode::PermissionDenied`] if it names `_user` without the right to.
     pub(crate) fn plan(&self, statement: &ast::Statement, params: &[Value]) -> Result<LogicalPlan> {
-        self.plan_here(statement, params).map_err(|error| place::find(self.ctx, statement, error))
+        let plan = self.plan_open(statement)?;
+        bind::bind(plan, params, self.all_params).map_err(|error| place::find(self.ctx, statement, error))
     }
 
-    fn plan_here(&self, statement: &ast::Statement, params: &[Value]) -> Result<LogicalPlan> {
+    /// Plans a statement and leaves its parameters open.
+    ///
+    /// # Errors
+    /// As [`Planner::plan`].
+    fn plan_open(&self, statement: &ast::Statement) -> Result<LogicalPlan> {
+        self.plan_here(statement).map_err(|error| place::find(self.ctx, statement, error))
+    }
+
+    fn plan_here(&self, statement: &ast::Statement) -> Result<LogicalPlan> {
         let naming = system_columns::naming(statement);
         if naming.address && self.target.is_none() {
             return Err(Error::new(
@@ -237,7 +292,7 @@ impl<'a> Planner<'a> {
         if naming.system {
             deleted::show_where_named(&plan, self.target)?;
         }
-        bind::bind(plan, params, self.all_params)
+        Ok(plan)
     }
 }
 

@@ -85,7 +85,12 @@ async fn metrics(ctx: &StatementContext) -> Result<Vec<Vec<Cell>>> {
     let facts =
         loaded.iter().fold(PartitionFacts::default(), |sum, (_, version)| sum + PartitionFacts::of(version));
     let streams = database.streams().stats();
+    let plans = ctx.instance.queries().plans().stats();
     let values = [
+        ("kalamdb_plan_cache_plans", plans.plans),
+        ("kalamdb_plan_cache_hits_total", plans.hits),
+        ("kalamdb_plan_cache_misses_total", plans.misses),
+        ("kalamdb_key_lookups_total", plans.lookups),
         ("kalamdb_tables", ctx.catalog.tables().count() as u64),
         ("kalamdb_namespaces", ctx.catalog.namespaces().count() as u64),
         ("kalamdb_partitions_loaded", loaded.len() as u64),

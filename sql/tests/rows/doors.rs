@@ -206,10 +206,14 @@ async fn no_statement_shows_what_another_user_stored() {
         "TRUNCATE TABLE mine",
     ];
     for sql in doors {
-        // The same text was just planned for somebody who may see everything, and for the victim.
-        if !sql.contains("RETURNING") && sql.starts_with("SELECT") {
-            shown(&mut root, sql, &[]).await;
-            shown(&mut server.user("ann"), sql, &[]).await;
+        // The same text was just planned for somebody who may see everything, and for the victim, so often that its
+        // plan is kept.
+        if !sql.contains("RETURNING") && (sql.starts_with("SELECT") || sql.starts_with("WITH")) {
+            for _ in 0..3 {
+                shown(&mut root, sql, &[]).await;
+                shown(&mut server.user("ann"), sql, &[]).await;
+                shown(&mut server.session("ann", Role::Service), sql, &[]).await;
+            }
         }
         for role in [Role::User, Role::Service] {
             let mut bob = server.session("bob", role);
@@ -237,7 +241,10 @@ async fn parameters_open_no_door_either() {
         ("SELECT $1 FROM mine", vec![json!("_user")]),
         ("UPDATE mine SET s = $1 WHERE id = $2 RETURNING *", vec![json!("x"), json!(99)]),
     ] {
-        shown(&mut server.user("ann"), "SELECT * FROM mine WHERE id = $1", &[json!(99)]).await;
+        for _ in 0..3 {
+            let kept = shown(&mut server.user("ann"), "SELECT * FROM mine WHERE id = $1", &[json!(99)]).await;
+            assert!(kept.contains(SECRET), "the victim sees the own row: {kept}");
+        }
         let seen = shown(&mut server.user("bob"), sql, &params).await;
         assert!(!seen.contains(SECRET), "{sql}: {seen}");
     }

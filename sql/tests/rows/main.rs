@@ -15,6 +15,7 @@ mod imports;
 mod inserts;
 mod isolation;
 mod jobs;
+mod kept_plans;
 mod plans;
 mod queries;
 mod system_rows;

@@ -1,0 +1,58 @@
+//! [`Texts`]: what texts say that come again and again, so that they are parsed once.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{ParsedStatement, parse};
+use crate::recent::Recent;
+
+/// The longest text that is kept, in bytes.
+const LONGEST: usize = 16 << 10;
+
+/// Texts and their statements. What a text says depends on nothing but itself.
+#[derive(Debug, Default)]
+pub(crate) struct Texts {
+    kept: Mutex<Recent<(Box<str>, Vec<ParsedStatement>)>>,
+    hasher: RandomState,
+}
+
+impl Texts {
+    /// The statements of a text, as [`parse`] gives them.
+    pub(crate) fn parse(&self, text: &str) -> Vec<ParsedStatement> {
+        if text.len() > LONGEST {
+            return parse(text);
+        }
+        let hash = self.hasher.hash_one(text);
+        let known = {
+            let mut kept = self.kept.lock();
+            match kept.get(hash) {
+                Some(entry) if *entry.0 == *text => return entry.1.clone(),
+                _ => kept.came_before(hash),
+            }
+        };
+        let statements = parse(text);
+        if known {
+            self.kept.lock().insert(hash, Arc::new((text.into(), statements.clone())));
+        }
+        statements
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_comes_again_is_not_parsed_again() {
+        let texts = Texts::default();
+        let shared = |text: &str| {
+            let (first, second) = (texts.parse(text), texts.parse(text));
+            Arc::ptr_eq(&first[0].statement, &second[0].statement)
+        };
+        assert!(!shared("SELECT 1"), "the first time it is only noted");
+        assert!(shared("SELECT 1"));
+        assert!(!shared(&format!("SELECT '{}'", "x".repeat(LONGEST))), "too long to keep");
+    }
+}
