@@ -19,6 +19,9 @@ pub mod measure;
 pub mod place;
 pub mod report;
 pub mod small_partitions;
+pub mod sql_paths;
+pub mod sql_scan;
+pub mod sql_table;
 pub mod table;
 pub mod wal_commit;
 pub mod wal_recovery;
@@ -43,5 +46,8 @@ pub fn all() -> Vec<Box<dyn report::Comparison>> {
         Box::new(engine_growth_partitions::Partitions),
         Box::new(engine_growth_columns::Columns),
         Box::new(small_partitions::SmallPartitions),
+        Box::new(sql_scan::Scan),
+        Box::new(sql_scan::Range),
+        Box::new(sql_paths::Paths),
     ]
 }
