@@ -85,8 +85,8 @@ pub use ids::{
     ColumnId, MAX_NAME_BYTES, NamespaceId, PartitionId, Seq, TableId, TableName, UserId, path_component,
 };
 pub use kalamdb_wal::{
-    Clock, Disk, DiskFile, FORMAT as LOG_FORMAT, Metrics as LogMetrics, RealDisk, Retain, SyncPolicy,
-    SystemClock, Verdict as LogVerdict,
+    Clock, Disk, DiskFile, FORMAT as LOG_FORMAT, MAX_RECORD, Metrics as LogMetrics, RealDisk, Retain,
+    SyncPolicy, SystemClock, Verdict as LogVerdict,
 };
 pub use manifest::{Manifest, SegmentMeta};
 pub use memory::MemoryReport;

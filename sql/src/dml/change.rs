@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType, UInt64Type};
-use datafusion::physical_plan::common::collect;
+use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::sql::sqlparser::ast::{
     Delete, Expr, FromTable, Ident, ObjectName, SelectItem, TableFactor, TableWithJoins, Update,
     UpdateTableFromKind,
@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::assign::{self, Assigned};
 use super::checks::Checks;
+use super::gather::{Gathered, gather};
 use super::retry::{Tries, commit};
 use super::returning::{Returning, Written};
 use super::rows::{group_by_owner, own_partition};
@@ -134,7 +135,8 @@ impl Change<'_> {
             let returning = Returning::new(&ctx, &table, target, self.returning)?;
             let rewritten = self.rewrite(&ctx, &table)?;
             let planner = Planner::new(&ctx).with_target(&table);
-            let matched = match matched(&ctx, &planner, &rewritten, self.params).await {
+            // The memory that the rows were promised is held until they are committed.
+            let (matched, _memory) = match matched(&ctx, &planner, &rewritten, self.params).await {
                 Ok(matched) => matched,
                 // A conflict: a table was altered since the statement took its catalog.
                 Err(error) => {
@@ -265,11 +267,11 @@ async fn matched(
     planner: &Planner<'_>,
     rewritten: &Rewritten,
     params: &[Value],
-) -> Result<RecordBatch> {
+) -> Result<(RecordBatch, MemoryReservation)> {
     let plan = planner.plan(&rewritten.statement, params)?;
     let plan = query::physical_plan(ctx, plan).await?;
     let schema = plan.schema();
-    let batches = collect(query::execute(ctx, plan)?).await?;
+    let Gathered { batches, memory } = gather(ctx, query::execute(ctx, plan)?, Ok).await?;
     let all = concat_batches(&schema, &batches)?;
     let addresses: &UInt64Array = all.column(0).as_primitive::<UInt64Type>();
     let mut seen = HashSet::with_capacity(all.num_rows());
@@ -279,7 +281,7 @@ async fn matched(
         .map(|row| row as u32)
         .collect();
     match first.len() == all.num_rows() {
-        true => Ok(all),
-        false => Ok(take_record_batch(&all, &UInt32Array::from(first))?),
+        true => Ok((all, memory)),
+        false => Ok((take_record_batch(&all, &UInt32Array::from(first))?, memory)),
     }
 }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::compute::concat;
-use datafusion::physical_plan::common::collect;
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::sql::sqlparser::ast::{
     Insert, ObjectName, OnInsert, Query, SetExpr, Statement, TableObject, TableWithJoins, Values,
 };
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 use super::checks::Checks;
 use super::convert::assign;
+use super::gather::{Gathered, gather};
 use super::retry::{Applied, Tries, commit};
 use super::returning::{Returning, Written};
 use super::rows::{assemble, inserts, own_partition};
@@ -146,6 +148,24 @@ fn check_supported(statement: &Insert) -> Result<()> {
 pub(super) struct Source {
     pub(super) rows: RecordBatch,
     pub(super) owners: Option<ArrayRef>,
+    /// What the rows of a query were promised; held until they are committed.
+    pub(super) _memory: Option<MemoryReservation>,
+}
+
+/// The columns that a statement gives values for.
+pub(super) struct Given {
+    pub(super) targets: Vec<Target>,
+    /// Their values, in the same order.
+    pub(super) columns: Vec<ArrayRef>,
+    /// The number of rows.
+    pub(super) count: usize,
+    memory: Option<MemoryReservation>,
+}
+
+impl Given {
+    fn new(targets: Vec<Target>, columns: Vec<ArrayRef>, count: usize) -> Self {
+        Self { targets, columns, count, memory: None }
+    }
 }
 
 /// The new rows that a statement gives.
@@ -158,8 +178,7 @@ pub(super) async fn rows(
     statement: &Insert,
     params: &[Value],
 ) -> Result<Source> {
-    let (targets, columns, count) = written(ctx, table, statement, params).await?;
-    place(ctx, table, &targets, columns, count)
+    place(ctx, table, written(ctx, table, statement, params).await?)
 }
 
 /// The columns that a statement gives, and the number of its rows.
@@ -171,15 +190,15 @@ pub(super) async fn written(
     table: &Arc<Table>,
     statement: &Insert,
     params: &[Value],
-) -> Result<(Vec<Target>, Vec<ArrayRef>, usize)> {
+) -> Result<Given> {
     Ok(match &statement.source {
-        None => (Vec::new(), Vec::new(), 1),
+        None => Given::new(Vec::new(), Vec::new(), 1),
         Some(query) => match plain_values(query) {
             Some(list) => {
                 let width = list.rows.first().map_or(0, |row| row.content.len());
                 let targets = targets(ctx, table, statement, width)?;
                 let columns = values::columns(ctx, table, &targets, list, params).await?;
-                (targets, columns, list.rows.len())
+                Given::new(targets, columns, list.rows.len())
             }
             None => selected(ctx, table, statement, query, params).await?,
         },
@@ -238,7 +257,7 @@ async fn selected(
     statement: &Insert,
     query: &Query,
     params: &[Value],
-) -> Result<(Vec<Target>, Vec<ArrayRef>, usize)> {
+) -> Result<Given> {
     let plan = Planner::new(ctx).plan(&Statement::Query(Box::new(query.clone())), params)?;
     let plan = query::physical_plan(ctx, plan).await?;
     let width = plan.schema().fields().len();
@@ -248,32 +267,35 @@ async fn selected(
         return Err(Error::new(ErrorCode::InvalidStatement, message)
             .with_position(position(statement.insert_token.0.span)));
     }
-    let schema = plan.schema();
-    let batches = collect(query::execute(ctx, plan)?).await?;
-    let count = batches.iter().map(RecordBatch::num_rows).sum();
-    let mut columns = Vec::with_capacity(width);
-    for (at, target) in targets.iter().enumerate() {
-        let parts: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(at).as_ref()).collect();
-        let whole = match parts.is_empty() {
-            true => arrow::array::new_empty_array(schema.field(at).data_type()),
-            false => concat(&parts)?,
-        };
-        columns.push(match target {
-            Target::Column(index) => assign(&whole, &table.schema.columns()[*index])?,
-            Target::User => whole,
+    let schema = converted(table, &targets, &plan.schema());
+    let rows = gather(ctx, query::execute(ctx, plan)?, |batch| {
+        let columns = targets.iter().zip(batch.columns()).map(|(target, values)| match target {
+            Target::Column(at) => assign(values, &table.schema.columns()[*at]),
+            Target::User => Ok(values.clone()),
         });
-    }
-    Ok((targets, columns, count))
+        Ok(RecordBatch::try_new(schema.clone(), columns.collect::<Result<_>>()?)?)
+    });
+    let Gathered { batches, memory } = rows.await?;
+    let whole = concat_batches(&schema, &batches)?;
+    let (columns, count) = (whole.columns().to_vec(), whole.num_rows());
+    Ok(Given { targets, columns, count, memory: Some(memory) })
+}
+
+/// The rows of a query as the columns that they are written to.
+fn converted(table: &Table, targets: &[Target], given: &Schema) -> SchemaRef {
+    let fields = targets.iter().zip(given.fields()).map(|(target, field)| {
+        let data_type = match target {
+            Target::Column(at) => table.schema.rows().field(*at).data_type(),
+            Target::User => field.data_type(),
+        };
+        Field::new(field.name(), data_type.clone(), true)
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// Puts the written columns where they belong and defaults everywhere else.
-fn place(
-    ctx: &StatementContext,
-    table: &Arc<Table>,
-    targets: &[Target],
-    written: Vec<ArrayRef>,
-    count: usize,
-) -> Result<Source> {
+fn place(ctx: &StatementContext, table: &Arc<Table>, given: Given) -> Result<Source> {
+    let Given { targets, columns: written, count, memory } = given;
     let mut columns: Vec<Option<ArrayRef>> = vec![None; table.schema.columns().len()];
     let mut owners = None;
     for (target, values) in targets.iter().zip(written) {
@@ -286,5 +308,5 @@ fn place(
         Some(values) => Ok(values),
         None => evaluate_default(ctx, column, count),
     });
-    Ok(Source { rows: assemble(table, filled.collect::<Result<_>>()?)?, owners })
+    Ok(Source { rows: assemble(table, filled.collect::<Result<_>>()?)?, owners, _memory: memory })
 }

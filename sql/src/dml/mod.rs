@@ -8,6 +8,7 @@ mod assign;
 mod change;
 mod checks;
 pub(crate) mod convert;
+mod gather;
 mod insert;
 mod retry;
 mod returning;

@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use super::assign::{self, Assigned, NewValue};
 use super::convert;
-use super::insert::written;
+use super::insert::{Given, written};
 use super::select::{numbered, select};
 use super::target::Target;
 use crate::auth::Role;
@@ -81,7 +81,7 @@ pub(super) async fn insert(
     let _writer = lock(ctx, id).await;
     let ctx = &ctx.renewed();
     let table = store::table(ctx.instance.database(), id)?;
-    let (targets, columns, count) = written(ctx, &table, statement, params).await?;
+    let Given { targets, columns, count, .. } = written(ctx, &table, statement, params).await?;
     let mut names = Vec::with_capacity(targets.len());
     for target in targets {
         match target {

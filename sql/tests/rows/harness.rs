@@ -20,8 +20,18 @@ impl Server {
 
     /// On a directory that may have been used before.
     pub(crate) async fn open(dir: TempDir) -> Self {
+        Self::open_with(dir, |_| ()).await
+    }
+
+    /// A new one with other options.
+    pub(crate) async fn with(change: impl FnOnce(&mut Options)) -> Self {
+        Self::open_with(tempfile::tempdir().unwrap(), change).await
+    }
+
+    async fn open_with(dir: TempDir, change: impl FnOnce(&mut Options)) -> Self {
         let mut options = Options::new(dir.path());
         options.query_partitions = 2;
+        change(&mut options);
         Self { instance: Instance::open(options).await.unwrap(), _dir: dir }
     }
 

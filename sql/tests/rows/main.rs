@@ -18,5 +18,6 @@ mod jobs;
 mod kept_plans;
 mod plans;
 mod queries;
+mod runaways;
 mod system_rows;
 mod views;
