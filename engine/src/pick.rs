@@ -40,12 +40,17 @@ impl PartitionView {
         let (chunk, _) = self.chunk_of(addresses[0])?;
         let columns = match chunk {
             ChunkView::Rows(chunk) => from_memory(chunk, &rows, columns)?,
-            ChunkView::Segment(chunk) => self.from_segment(chunk, &rows, columns)?,
+            ChunkView::Segment(chunk) => self.pick_from_segment(chunk, &rows, columns)?,
         };
         Ok(Picked { addresses: addresses.to_vec(), columns })
     }
 
-    fn from_segment(&self, chunk: &SegmentChunk, rows: &[u32], columns: &[usize]) -> Result<Vec<ArrayRef>> {
+    fn pick_from_segment(
+        &self,
+        chunk: &SegmentChunk,
+        rows: &[u32],
+        columns: &[usize],
+    ) -> Result<Vec<ArrayRef>> {
         let (written, current) = (chunk.segment.schema(), &self.table.schema);
         let declared = current.columns().len();
         let from = |at: &usize| match at.checked_sub(declared) {

@@ -108,7 +108,7 @@ impl PruningStatistics for ManifestStatistics<'_> {
 }
 
 /// A bound of the manifest as a value of the column's type; `None` if it says nothing about that type.
-fn scalar(bound: &Bound, data_type: &DataType) -> Option<ScalarValue> {
+pub(super) fn scalar(bound: &Bound, data_type: &DataType) -> Option<ScalarValue> {
     match (bound, data_type) {
         (Bound::Bool(value), DataType::Boolean) => Some(ScalarValue::Boolean(Some(*value))),
         (Bound::Int(value), DataType::Float32 | DataType::Float64) => {

@@ -37,10 +37,11 @@ use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
-use kalamdb_engine::TableSchema as Version;
 use kalamdb_engine::project::{Source, source};
+use kalamdb_engine::{Bound, Segment, TableSchema as Version};
 
 use super::ScanColumn;
+use super::pruning::scalar;
 use super::segment_files::{Access, ColdChunk, files};
 use super::segment_reader::SegmentReaderFactory;
 
@@ -146,11 +147,63 @@ fn inner_scan(
     let rows = chunks.iter().map(|(_, access)| access.rows).sum();
     let groups: Vec<Vec<PartitionedFile>> = files(chunks, addressed, owned, scan.partitions);
     let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), source)
-        .with_statistics(Statistics::new_unknown(&full).with_num_rows(Precision::Exact(rows)))
+        .with_statistics(statistics(scan, chunks, &full, rows))
         .with_file_groups(groups.into_iter().map(FileGroup::new).collect())
         .with_limit(scan.limit)
         .build();
     Ok(config)
+}
+
+/// What is known of all rows together, from the manifest alone: how many there are, and as long as none of them is hidden,
+/// the bounds of the columns, so that COUNT, MIN and MAX need no file. DataFusion calls them inexact once it has a filter
+/// to apply.
+fn statistics(
+    scan: &SegmentScan,
+    chunks: &[(ColdChunk, Access)],
+    full: &SchemaRef,
+    rows: usize,
+) -> Statistics {
+    let written = &scan.written;
+    let mut statistics = Statistics::new_unknown(full).with_num_rows(Precision::Exact(rows));
+    let read: u64 = chunks.iter().map(|(chunk, _)| chunk.chunk.segment.meta().live_rows()).sum();
+    // The manifest describes live rows, and none of them is hidden.
+    if scan.tombstones || rows == 0 || read != rows as u64 {
+        return statistics;
+    }
+    for (at, known) in statistics.column_statistics.iter_mut().enumerate().take(written.columns().len()) {
+        let bounds = chunks.iter().map(|(chunk, _)| exact_bounds(&chunk.chunk.segment, written, at));
+        let bounds = bounds.reduce(|a, b| wider(a?, b?)).flatten();
+        if let Some((min, max, nulls)) = bounds {
+            (known.min_value, known.max_value) = (Precision::Exact(min), Precision::Exact(max));
+            known.null_count = Precision::Exact(nulls);
+        }
+    }
+    statistics
+}
+
+/// The least and the greatest value of a column of a segment and how many are NULL; `None` if that is not known exactly:
+/// statistics of floating-point numbers leave NaN out.
+fn exact_bounds(
+    segment: &Segment,
+    written: &Version,
+    at: usize,
+) -> Option<(ScalarValue, ScalarValue, usize)> {
+    let data_type = written.storage().field(at).data_type();
+    if data_type.is_floating() {
+        return None;
+    }
+    let stats = segment.stats(written, at)?;
+    let bound = |bound: &Option<Bound>| scalar(bound.as_ref()?, data_type);
+    Some((bound(&stats.min)?, bound(&stats.max)?, stats.null_count as usize))
+}
+
+fn wider(
+    a: (ScalarValue, ScalarValue, usize),
+    b: (ScalarValue, ScalarValue, usize),
+) -> Option<(ScalarValue, ScalarValue, usize)> {
+    let min = if a.0.partial_cmp(&b.0)?.is_le() { a.0 } else { b.0 };
+    let max = if a.1.partial_cmp(&b.1)?.is_ge() { a.1 } else { b.1 };
+    Some((min, max, a.2 + b.2))
 }
 
 /// The stored columns, then those that follow the file, then the row number, as far as they are needed.
