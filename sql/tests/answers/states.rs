@@ -42,7 +42,7 @@ impl Stated {
         let mut last = Outcome::default();
         let mut rows = None;
         for statement in self.client.session.parse(sql)? {
-            if self.uncompacted && matches!(statement.statement, Statement::Query(_)) {
+            if self.uncompacted && matches!(*statement.statement, Statement::Query(_)) {
                 self.compact().await;
             }
             last = self.client.session.execute(&statement, &[]).await?;

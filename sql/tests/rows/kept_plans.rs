@@ -100,12 +100,10 @@ async fn every_form_of_a_lookup_gives_what_a_scan_gives() {
         assert_eq!(again(&mut root, sql, &params).await, rows, "{sql}");
     }
     assert!(hits(&mut root).await >= before + 13.0, "plans were kept");
-    assert!(metric(&mut root, "kalamdb_plan_cache_plans").await >= 13.0);
-    for sql in [
-        "SELECT * FROM t WHERE a = 'x' AND b = 2",
-        "SELECT m.v * 2 FROM t AS m WHERE 1 = m.b AND m.a = 'x' LIMIT 5",
-        "SELECT a FROM (SELECT * FROM t) WHERE b = 3 AND a = 'z'",
-    ] {
+    assert!(metric(&mut root, "kalamdb_plan_cache_plans").await >= 8.0);
+    for sql in
+        ["SELECT * FROM t WHERE a = 'x' AND b = 2", "SELECT m.v * 2 FROM t AS m WHERE 1 = m.b AND m.a = 'x'"]
+    {
         let before = lookups(&mut root).await;
         again(&mut root, sql, &[]).await;
         assert_eq!(lookups(&mut root).await, before + 3.0, "{sql} is a lookup from its second time on");
