@@ -18,6 +18,7 @@ use super::cache::PlanCache;
 use super::not_in::ExactNotIn;
 use super::optimizing::Optimizing;
 use super::types::EngineTypes;
+use super::yielding::YieldingJoins;
 use crate::dialect::Texts;
 use crate::dml::Turns;
 use crate::error::{Error, Result};
@@ -79,6 +80,7 @@ impl QueryEngine {
             .with_default_features()
             .with_type_planner(types.clone())
             .with_analyzer_rule(Arc::new(ExactNotIn))
+            .with_physical_optimizer_rule(Arc::new(YieldingJoins))
             .build();
         state.register_function_rewrite(Arc::new(CheckedOperators))?;
         state.register_function_rewrite(Arc::new(CheckedTexts))?;

@@ -26,6 +26,7 @@ mod point;
 mod prepared;
 mod system_columns;
 mod types;
+mod yielding;
 
 use std::sync::Arc;
 
