@@ -113,13 +113,13 @@ fn config(place: &Place, dir: &Path, pack_rows: u64) -> Config {
 }
 
 fn fill(runtime: &Runtime, database: &Arc<Database>, table: &Arc<Table>, users: usize) -> Outcome<()> {
-    let rows = rows(table, 0..ROWS)?;
     for first in (0..users).step_by(AT_ONCE) {
         let mut writes = Vec::with_capacity(AT_ONCE);
         for user in first..users.min(first + AT_ONCE) {
             let mut write =
                 PartitionWrite::new(table.clone(), Some(UserId::new(&format!("user-{user:06}"))?));
-            write.insert = Some(rows.clone());
+            let key = user as i64 * ROWS;
+            write.insert = Some(rows(table, key..key + ROWS)?);
             writes.push(write);
         }
         runtime.block_on(database.commit(writes))?;
