@@ -7,6 +7,7 @@ mod checked;
 mod defaults;
 mod subqueries;
 mod texts;
+mod unary;
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;

@@ -16,6 +16,7 @@ use datafusion::logical_expr::{
 };
 use kalamdb_engine::{DataType, TYPE_METADATA_KEY};
 
+use super::unary;
 use crate::error::{Error, ErrorCode};
 use crate::params;
 
@@ -73,12 +74,12 @@ impl ScalarUDFImpl for TextCast {
     }
 
     fn display_name(&self, args: &[Expr]) -> Result<String> {
-        let [operand] = args else { return internal_err!("{} takes one operand", self.name()) };
+        let operand = unary::operand(self.name(), args)?;
         Ok(format!("CAST({operand} AS {})", self.to))
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        let [operand] = args else { return internal_err!("{} takes one operand", self.name()) };
+        let operand = unary::operand(self.name(), args)?;
         Ok(operand.schema_name().to_string())
     }
 
@@ -100,16 +101,7 @@ impl ScalarUDFImpl for TextCast {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [operand] = args.args.as_slice() else {
-            return internal_err!("{} takes one operand", self.name());
-        };
-        Ok(match operand {
-            ColumnarValue::Array(array) => ColumnarValue::Array(self.convert(array)?),
-            ColumnarValue::Scalar(scalar) => {
-                let array = self.convert(&scalar.to_array()?)?;
-                ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?)
-            }
-        })
+        unary::apply(self.name(), &args.args, |array| self.convert(array))
     }
 }
 

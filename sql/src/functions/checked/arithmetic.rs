@@ -12,6 +12,7 @@ use datafusion::logical_expr::{
 };
 
 use super::{is_checkable, kernels, sign};
+use crate::functions::unary;
 
 /// Operators that have a function here.
 pub(super) fn is_checked(op: Operator) -> bool {
@@ -138,12 +139,12 @@ impl ScalarUDFImpl for Negation {
     }
 
     fn display_name(&self, args: &[Expr]) -> Result<String> {
-        let [operand] = args else { return internal_err!("{} takes one operand", self.name()) };
+        let operand = unary::operand(self.name(), args)?;
         Ok(format!("(- {operand})"))
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        let [operand] = args else { return internal_err!("{} takes one operand", self.name()) };
+        let operand = unary::operand(self.name(), args)?;
         Ok(format!("(- {})", operand.schema_name()))
     }
 
@@ -152,12 +153,12 @@ impl ScalarUDFImpl for Negation {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        let [operand] = types else { return internal_err!("{} takes one operand", self.name()) };
+        let operand = unary::operand(self.name(), types)?;
         Ok(operand.clone())
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
-        let [operand] = args.arg_fields else { return internal_err!("{} takes one operand", self.name()) };
+        let operand = unary::operand(self.name(), args.arg_fields)?;
         Ok(Arc::new(Field::new(self.name(), operand.data_type().clone(), operand.is_nullable())))
     }
 
@@ -166,15 +167,6 @@ impl ScalarUDFImpl for Negation {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [operand] = args.args.as_slice() else {
-            return internal_err!("{} takes one operand", self.name());
-        };
-        Ok(match operand {
-            ColumnarValue::Array(array) => ColumnarValue::Array(kernels::negate(array)?),
-            ColumnarValue::Scalar(scalar) => {
-                let negated = kernels::negate(&scalar.to_array()?)?;
-                ColumnarValue::Scalar(ScalarValue::try_from_array(&negated, 0)?)
-            }
-        })
+        unary::apply(self.name(), &args.args, |array| kernels::negate(array))
     }
 }

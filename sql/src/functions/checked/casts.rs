@@ -6,10 +6,12 @@ use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray}
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Float32Type, Float64Type};
 use arrow::error::ArrowError;
-use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::common::Result;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
+
+use crate::functions::unary;
 
 /// The function for a cast; `None` if Arrow's own cannot lose a finite value.
 pub(super) fn function(from: &DataType, to: &DataType) -> Option<ScalarUDF> {
@@ -39,12 +41,12 @@ impl ScalarUDFImpl for CheckedCast {
     }
 
     fn display_name(&self, args: &[Expr]) -> Result<String> {
-        let [operand] = args else { return internal_err!("{} takes one operand", self.name()) };
+        let operand = unary::operand(self.name(), args)?;
         Ok(format!("CAST({operand} AS {})", self.to))
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        let [operand] = args else { return internal_err!("{} takes one operand", self.name()) };
+        let operand = unary::operand(self.name(), args)?;
         Ok(operand.schema_name().to_string())
     }
 
@@ -66,16 +68,7 @@ impl ScalarUDFImpl for CheckedCast {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [operand] = args.args.as_slice() else {
-            return internal_err!("{} takes one operand", self.name());
-        };
-        Ok(match operand {
-            ColumnarValue::Array(array) => ColumnarValue::Array(checked(array, &self.to)?),
-            ColumnarValue::Scalar(scalar) => {
-                let array = checked(&scalar.to_array()?, &self.to)?;
-                ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?)
-            }
-        })
+        unary::apply(self.name(), &args.args, |array| checked(array, &self.to))
     }
 }
 
