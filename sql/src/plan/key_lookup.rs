@@ -24,7 +24,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use kalamdb_engine::{PartitionView, Picked, UserId};
 
-use super::ScanColumn;
+use super::{ScanColumn, show_output};
 use crate::error::Error;
 
 /// Rows of one partition.
@@ -126,13 +126,7 @@ impl KeyLookupExec {
 impl DisplayAs for KeyLookupExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KeyLookupExec: table={}, rows={}", self.shape.table, self.rows())?;
-        let schema = self.shape.properties.eq_properties.schema();
-        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        write!(f, ", projection=[{}]", names.join(", "))?;
-        match self.limit {
-            Some(limit) => write!(f, ", limit={limit}"),
-            None => Ok(()),
-        }
+        show_output(f, self.shape.properties.eq_properties.schema(), self.limit)
     }
 }
 

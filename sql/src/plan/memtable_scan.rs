@@ -22,7 +22,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use kalamdb_engine::{PartitionView, RowsChunk, UserId};
 
-use super::ScanColumn;
+use super::{ScanColumn, show_output};
 
 /// Rows worth a partition of their own.
 const ROWS_PER_PARTITION: usize = 16_384;
@@ -153,13 +153,7 @@ impl DisplayAs for MemtableScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let chunks: usize = self.partitions.iter().map(Vec::len).sum();
         write!(f, "MemtableScanExec: table={}, chunks={chunks}, rows={}", self.table, self.rows_of(None))?;
-        let schema = self.properties.eq_properties.schema();
-        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        write!(f, ", projection=[{}]", names.join(", "))?;
-        match self.limit {
-            Some(limit) => write!(f, ", limit={limit}"),
-            None => Ok(()),
-        }
+        show_output(f, self.properties.eq_properties.schema(), self.limit)
     }
 }
 

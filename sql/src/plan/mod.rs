@@ -11,11 +11,25 @@ mod segment_files;
 mod segment_reader;
 mod segment_scan;
 
+use std::fmt;
+
+use arrow::datatypes::Schema;
+
 pub(crate) use key_lookup::{FoundRows, KeyLookupExec, LookupShape};
 pub(crate) use memtable_scan::{HotChunk, MemtableScanExec};
 pub(crate) use pruning::prune_segments;
 pub(crate) use segment_files::ColdChunk;
 pub(crate) use segment_scan::{SegmentScan, SegmentScanExec};
+
+/// Shows in EXPLAIN what a leaf gives: its columns, and how many rows at most.
+fn show_output(f: &mut fmt::Formatter<'_>, schema: &Schema, limit: Option<usize>) -> fmt::Result {
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    write!(f, ", projection=[{}]", names.join(", "))?;
+    match limit {
+        Some(limit) => write!(f, ", limit={limit}"),
+        None => Ok(()),
+    }
+}
 
 /// Where one output column of a scan comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

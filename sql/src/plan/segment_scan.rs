@@ -40,10 +40,10 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use kalamdb_engine::project::{Source, source};
 use kalamdb_engine::{Bound, Segment, TableSchema as Version};
 
-use super::ScanColumn;
 use super::pruning::scalar;
 use super::segment_files::{Access, ColdChunk, files};
 use super::segment_reader::SegmentReaderFactory;
+use super::{ScanColumn, show_output};
 
 /// The virtual columns of the inner scan; no statement can name them.
 const FIRST_ADDRESS: &str = "_first_address";
@@ -277,14 +277,9 @@ impl DisplayAs for SegmentScanExec {
         if let Some(version) = version {
             write!(f, ", schema_version={version}")?;
         }
-        let schema = self.schema();
-        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        write!(f, ", projection=[{}]", names.join(", "))?;
-        let Some(config) = self.config() else { return Ok(()) };
-        if let Some(limit) = config.limit {
-            write!(f, ", limit={limit}")?;
-        }
-        config.file_source().fmt_extra(t, f)
+        let config = self.config();
+        show_output(f, &self.schema(), config.and_then(|config| config.limit))?;
+        config.map_or(Ok(()), |config| config.file_source().fmt_extra(t, f))
     }
 }
 
