@@ -75,6 +75,15 @@ async fn work(database: &Arc<Database>, table: &Arc<Table>, rounds: i64) {
     }
 }
 
+/// Small log segments, which go as soon as recovery does not need them.
+fn without_history(disk: &SimDisk) -> Config {
+    Config {
+        log_segment_bytes: 16 << 10,
+        retain: Retain { bytes: 0, age: Duration::ZERO },
+        ..config(Arc::new(disk.clone()))
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_in_time_a_late_one_and_one_after_a_restart_get_the_same_commits() {
     let disk = SimDisk::new();
@@ -188,12 +197,7 @@ async fn a_slow_reader_beside_heavy_writers_misses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_position_that_the_log_no_longer_holds_is_refused_with_the_first_it_holds() {
     let disk = SimDisk::new();
-    let small = Config {
-        log_segment_bytes: 16 << 10,
-        retain: Retain { bytes: 0, age: Duration::ZERO },
-        ..config(Arc::new(disk.clone()))
-    };
-    let database = Database::open(small).await.unwrap();
+    let database = Database::open(without_history(&disk)).await.unwrap();
     let table = create(&database, "t", TableKind::Shared).await.unwrap();
     for n in 0..40 {
         database
@@ -310,12 +314,7 @@ async fn many_readers_that_are_behind_share_what_is_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_stalls_does_not_keep_the_log() {
     let disk = SimDisk::new();
-    let small = Config {
-        log_segment_bytes: 16 << 10,
-        retain: Retain { bytes: 0, age: Duration::ZERO },
-        ..config(Arc::new(disk.clone()))
-    };
-    let database = Database::open(small).await.unwrap();
+    let database = Database::open(without_history(&disk)).await.unwrap();
     let table = create(&database, "t", TableKind::Shared).await.unwrap();
     let start = database.visible();
     for n in 0..10 {

@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// The longest text for which anything is kept, in bytes.
+pub(crate) const LONGEST_TEXT: usize = 16 << 10;
 /// Entries of one half.
 const HALF: usize = 512;
 /// Hashes of texts that came once.

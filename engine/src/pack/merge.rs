@@ -55,9 +55,9 @@ pub(crate) fn retention_due(database: &Database, table: &Table, retention: i64) 
 }
 
 impl Database {
-    /// Merges all packs of a USER table into one, or a few if that were too large, without superseded slices and without rows deleted longer ago than the
-    /// table's `deleted_retention`. Waits for a worker of the compactions' budget; reads and commits go on meanwhile. A
-    /// caller that goes away does not stop it.
+    /// Merges all packs of a USER table into one, or a few if that were too large, without superseded slices and without
+    /// rows deleted longer ago than the table's `deleted_retention`. Waits for a worker of the compactions' budget; reads
+    /// and commits go on meanwhile. A caller that goes away does not stop it.
     ///
     /// # Errors
     /// [`Error::Cancelled`]; [`Error::StorageFull`] and other I/O errors; [`Error::Corrupt`] if a pack is damaged,

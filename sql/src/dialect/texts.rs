@@ -6,10 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{ParsedStatement, parse};
-use crate::recent::Recent;
-
-/// The longest text that is kept, in bytes.
-const LONGEST: usize = 16 << 10;
+use crate::recent::{LONGEST_TEXT, Recent};
 
 /// Texts and their statements. What a text says depends on nothing but itself.
 #[derive(Debug, Default)]
@@ -21,7 +18,7 @@ pub(crate) struct Texts {
 impl Texts {
     /// The statements of a text, as [`parse`] gives them.
     pub(crate) fn parse(&self, text: &str) -> Vec<ParsedStatement> {
-        if text.len() > LONGEST {
+        if text.len() > LONGEST_TEXT {
             return parse(text);
         }
         let hash = self.hasher.hash_one(text);
@@ -53,6 +50,6 @@ mod tests {
         };
         assert!(!shared("SELECT 1"), "the first time it is only noted");
         assert!(shared("SELECT 1"));
-        assert!(!shared(&format!("SELECT '{}'", "x".repeat(LONGEST))), "too long to keep");
+        assert!(!shared(&format!("SELECT '{}'", "x".repeat(LONGEST_TEXT))), "too long to keep");
     }
 }

@@ -16,11 +16,8 @@ use parking_lot::Mutex;
 
 use super::prepared::Prepared;
 use crate::auth::Role;
-use crate::recent::Recent;
+use crate::recent::{LONGEST_TEXT, Recent};
 use crate::statement::StatementContext;
-
-/// The longest text whose plan is kept, in bytes.
-const LONGEST: usize = 16 << 10;
 
 /// The plans that are kept.
 #[derive(Default)]
@@ -81,7 +78,7 @@ impl PlanCache {
         text: &str,
         statement: &ast::Statement,
     ) -> Option<Arc<Prepared>> {
-        if text.len() > LONGEST {
+        if text.len() > LONGEST_TEXT {
             return None;
         }
         let version = ctx.catalog.version();
