@@ -66,7 +66,9 @@ impl Log {
         let supply =
             Supply::new(Arc::clone(&disk), dir.to_owned(), options.segment_capacity(), number, newest);
         let recovery = match survey.mark {
-            Some(mark) if !survey.segments.is_empty() => recover(&*disk, dir, mark, &survey, replay)?,
+            Some(mark) if !survey.segments.is_empty() => {
+                recover(&*disk, dir, mark, &survey, options.mode, replay)?
+            }
             found => create(&*disk, dir, found, &options, &supply)?,
         };
         let spares = adopt_spares(&*disk, &survey, &options)?;

@@ -7,6 +7,7 @@
 //! 2. The last segment and the directory are synced even if they look whole: the process that wrote them may have died
 //!    between its write and its sync, and what is replayed now must not vanish in a later power cut.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crate::mark::Mark;
 use crate::segment::Segment;
 use crate::survey::Survey;
 use crate::walk::{Aftermath, Step, Walk, look_beyond};
-use crate::{Lsn, MAX_RECORD};
+use crate::{Lsn, MAX_RECORD, Mode};
 
 /// Called for every replayed record, in order.
 pub(crate) type Replay<'a> = dyn FnMut(Lsn, Bytes) -> Result<(), Error> + 'a;
@@ -84,22 +85,23 @@ pub(crate) fn recover(
     dir: &Path,
     mark: Mark,
     survey: &Survey,
+    mode: Mode,
     replay: &mut Replay<'_>,
 ) -> Result<Recovery, Error> {
-    for segment in &survey.segments {
-        if segment.sealed().is_some_and(|sealed| sealed.last >= mark.low_water) {
-            read_sealed(segment, &mut |lsn, payload| {
-                if lsn >= mark.low_water { replay(lsn, payload) } else { Ok(()) }
-            })?;
-        } else if segment.sealed().is_some() {
-            // History that only readers want; they check what they read.
-            segment.publish(segment.header.capacity);
-        }
+    let (last, sealed) =
+        survey.segments.split_last().ok_or_else(|| Error::corrupt(dir, 0, "the log has no segment"))?;
+    let is_history = |segment: &Arc<Segment>| segment.sealed().is_some_and(|s| s.last < mark.low_water);
+    let (history, replayed) = sealed.split_at(sealed.partition_point(is_history));
+    for segment in history {
+        // Only readers want it; they check what they read.
+        segment.publish(segment.header.capacity);
     }
-    let last = survey.segments.last().ok_or_else(|| Error::corrupt(dir, 0, "the log has no segment"))?;
-    let tail = read_tail(last, mark.known_durable(), &mut |lsn, payload| {
-        if lsn >= mark.low_water { replay(lsn, payload) } else { Ok(()) }
-    })?;
+    let mut each = |lsn, payload| if lsn >= mark.low_water { replay(lsn, payload) } else { Ok(()) };
+    match mode {
+        Mode::Threads => read_all_ahead(replayed, &mut each)?,
+        Mode::Inline => replayed.iter().try_for_each(|segment| read_sealed(segment, &mut each))?,
+    }
+    let tail = read_tail(last, mark.known_durable(), &mut each)?;
     let verdict = tail.verdict(last);
     if let Verdict::Corrupt { segment, offset, reason, .. } = verdict {
         return Err(Error::Corrupt { segment, offset, reason });
@@ -108,6 +110,27 @@ pub(crate) fn recover(
     last.publish(tail.offset as u64);
     let segments = survey.segments.clone();
     Ok(Recovery { mark, segments, offset: tail.offset as u64, next: tail.next, verdict })
+}
+
+/// Reads sealed segments in order. While one is checked and replayed, another thread brings the next one into memory,
+/// which takes nearly as long even if the system has it cached: 64 MiB are 16,384 pages.
+fn read_all_ahead(segments: &[Arc<Segment>], each: &mut Replay<'_>) -> Result<(), Error> {
+    for (at, segment) in segments.iter().enumerate() {
+        let next = segments.get(at + 1);
+        std::thread::scope(|scope| {
+            let ahead = next.map(|next| {
+                let thread = std::thread::Builder::new().name("log read-ahead".into());
+                thread.spawn_scoped(scope, || next.map(Access::Whole).map(drop))
+            });
+            read_sealed(segment, each)?;
+            match ahead {
+                Some(Ok(ahead)) => ahead.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                // Without a thread the segment is mapped when its turn comes.
+                Some(Err(_)) | None => Ok(()),
+            }
+        })?;
+    }
+    Ok(())
 }
 
 /// Reads a sealed segment to its end; anything but whole records up to the last one is damage.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Replayed, Story, dir, inline, open, payload, try_open};
 use kalamdb_wal::sim::{Crash, SimDisk};
-use kalamdb_wal::{Error, Log, Options, Record, Retain, Verdict, check};
+use kalamdb_wal::{Error, Log, Mode, Options, Record, Retain, Verdict, check};
 
 /// What a damaged log may do: return a prefix that reaches at least `durable`, or refuse.
 fn prefix_or_refusal(disk: &SimDisk, written: &[Vec<u8>], durable: u64, what: &str) -> bool {
@@ -210,10 +210,11 @@ fn the_check_counts_what_follows_the_damage_and_changes_nothing() {
 fn an_unreadable_disk_is_an_error_and_not_the_end_of_the_log() {
     use kalamdb_wal::sim::{Fault, Operation};
     let (disk, written) = small_log();
-    for after in 0..6 {
+    for (after, mode) in (0..6).flat_map(|after| [(after, Mode::Inline), (after, Mode::Threads)]) {
         let disk = disk.fork();
         disk.inject(Fault { after, ..Fault::next_on(Operation::Read, ".wal") });
-        assert!(matches!(try_open(&disk, keep_all()), Err(Error::Io { .. })), "read {after}");
+        let opened = try_open(&disk, Options { mode, ..keep_all() });
+        assert!(matches!(opened, Err(Error::Io { .. })), "read {after} with {mode:?}");
         assert!(prefix_or_refusal(&disk, &written, LAST, "after the fault"));
     }
 }
