@@ -90,7 +90,7 @@ fn read_one(segment: &Arc<Segment>, durable: Lsn) -> Result<(Verdict, SegmentRep
     let verdict = if segment.sealed().is_none() {
         read_tail(segment, durable, &mut tally)?.verdict(segment)
     } else {
-        match read_sealed(segment, &mut tally) {
+        match read_sealed(segment, |lsn, data, at| tally(lsn, data.slice(at))) {
             Ok(()) => Verdict::Clean,
             Err(Error::Corrupt { segment: path, offset, reason }) => {
                 let at = usize::try_from(offset).unwrap_or(usize::MAX);

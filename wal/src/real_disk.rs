@@ -111,15 +111,25 @@ impl DiskFile for RealFile {
         // SAFETY: the trait makes the caller promise that nobody writes to or shortens the mapped range while the
         // view lives; the log maps sealed segments only and never reuses one whose view is alive.
         let map = unsafe { Mmap::map(&self.0)? };
-        // Advice can only speed things up, so a kernel that does not know it (before Linux 5.14) changes nothing.
-        #[cfg(target_os = "linux")]
-        if access == Access::Whole && map.advise(Advice::PopulateRead).is_err() {
-            let _ = map.advise(Advice::Sequential);
-        }
-        #[cfg(not(target_os = "linux"))]
         if access == Access::Whole {
-            let _ = map.advise(Advice::Sequential);
+            bring_in(&map)?;
         }
         Ok(Bytes::from_owner(map))
     }
+}
+
+/// Brings a whole map into memory. A disk that cannot be read is an error here; it would be the end of the process at
+/// the first touch of the page.
+#[cfg(target_os = "linux")]
+fn bring_in(map: &Mmap) -> io::Result<()> {
+    match map.advise(Advice::PopulateRead) {
+        // Kernels before 5.14 do not know it.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => map.advise(Advice::Sequential),
+        other => other,
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bring_in(map: &Mmap) -> io::Result<()> {
+    map.advise(Advice::Sequential)
 }

@@ -7,6 +7,8 @@
 //! 2. The last segment and the directory are synced even if they look whole: the process that wrote them may have died
 //!    between its write and its sync, and what is replayed now must not vanish in a later power cut.
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +16,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::disk::{Access, Disk};
-use crate::durable::read_range;
 use crate::error::{Error, IoContext};
 use crate::frame::TERMINATOR;
 use crate::header::SEGMENT_HEADER;
@@ -23,6 +24,9 @@ use crate::segment::Segment;
 use crate::survey::Survey;
 use crate::walk::{Aftermath, Step, Walk, look_beyond};
 use crate::{Lsn, MAX_RECORD, Mode};
+
+/// How many segments are checked at once before their turn to be replayed comes.
+const CHECKED_AHEAD: usize = 2;
 
 /// Called for every replayed record, in order.
 pub(crate) type Replay<'a> = dyn FnMut(Lsn, Bytes) -> Result<(), Error> + 'a;
@@ -98,8 +102,12 @@ pub(crate) fn recover(
     }
     let mut each = |lsn, payload| if lsn >= mark.low_water { replay(lsn, payload) } else { Ok(()) };
     match mode {
-        Mode::Threads => read_all_ahead(replayed, &mut each)?,
-        Mode::Inline => replayed.iter().try_for_each(|segment| read_sealed(segment, &mut each))?,
+        Mode::Threads => replay_checked_ahead(replayed, &mut each)?,
+        Mode::Inline => {
+            for segment in replayed {
+                read_sealed(segment, |lsn, data, at| each(lsn, data.slice(at)))?;
+            }
+        }
     }
     let tail = read_tail(last, mark.known_durable(), &mut each)?;
     let verdict = tail.verdict(last);
@@ -112,29 +120,52 @@ pub(crate) fn recover(
     Ok(Recovery { mark, segments, offset: tail.offset as u64, next: tail.next, verdict })
 }
 
-/// Reads sealed segments in order. While one is checked and replayed, another thread brings the next one into memory,
-/// which takes nearly as long even if the system has it cached: 64 MiB are 16,384 pages.
-fn read_all_ahead(segments: &[Arc<Segment>], each: &mut Replay<'_>) -> Result<(), Error> {
-    for (at, segment) in segments.iter().enumerate() {
-        let next = segments.get(at + 1);
-        std::thread::scope(|scope| {
-            let ahead = next.map(|next| {
-                let thread = std::thread::Builder::new().name("log read-ahead".into());
-                thread.spawn_scoped(scope, || next.map(Access::Whole).map(drop))
-            });
-            read_sealed(segment, each)?;
-            match ahead {
-                Some(Ok(ahead)) => ahead.join().unwrap_or_else(|panic| resume_unwind(panic)),
-                // Without a thread the segment is mapped when its turn comes.
-                Some(Err(_)) | None => Ok(()),
+/// Replays sealed segments in order. Threads check the ones to come meanwhile: bringing a segment into memory and
+/// hashing it takes longer than most callers need for its records.
+fn replay_checked_ahead(segments: &[Arc<Segment>], each: &mut Replay<'_>) -> Result<(), Error> {
+    std::thread::scope(|scope| {
+        let mut to_come = segments.iter();
+        let mut ahead = VecDeque::with_capacity(CHECKED_AHEAD);
+        loop {
+            while ahead.len() < CHECKED_AHEAD
+                && let Some(segment) = to_come.next()
+            {
+                let thread = std::thread::Builder::new().name("log recovery".into());
+                let check = thread.spawn_scoped(scope, || find_records(segment));
+                ahead.push_back((segment, check));
             }
-        })?;
-    }
-    Ok(())
+            match ahead.pop_front() {
+                Some((segment, Ok(check))) => {
+                    let records = check.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+                    let data = segment.map(Access::Whole)?;
+                    for (lsn, payload) in (segment.header.first..).zip(records) {
+                        each(lsn, data.slice(payload))?;
+                    }
+                }
+                // No thread to be had: it is done here, when its turn comes.
+                Some((segment, Err(_))) => read_sealed(segment, |lsn, data, at| each(lsn, data.slice(at)))?,
+                None => return Ok(()),
+            }
+        }
+    })
 }
 
-/// Reads a sealed segment to its end; anything but whole records up to the last one is damage.
-pub(crate) fn read_sealed(segment: &Segment, each: &mut Replay<'_>) -> Result<(), Error> {
+/// Where the payloads of a sealed segment are, all of them checked.
+fn find_records(segment: &Segment) -> Result<Vec<Range<usize>>, Error> {
+    let mut records = Vec::new();
+    read_sealed(segment, |_, _, payload| {
+        records.push(payload);
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+/// Reads a sealed segment to its end; anything but whole records up to the last one is damage. `each` gets every
+/// record's number, the segment's bytes and where in them the payload is.
+pub(crate) fn read_sealed(
+    segment: &Segment,
+    mut each: impl FnMut(Lsn, &Bytes, Range<usize>) -> Result<(), Error>,
+) -> Result<(), Error> {
     let data = segment.map(Access::Whole)?;
     let mut walk = Walk::new(&data, segment.header.salt, SEGMENT_HEADER, segment.header.first);
     let last = segment.sealed().map_or(0, |sealed| sealed.last);
@@ -144,7 +175,7 @@ pub(crate) fn read_sealed(segment: &Segment, each: &mut Replay<'_>) -> Result<()
         match walk.step() {
             Step::Record(lsn, range) => {
                 segment.note(&mut noted, lsn, at);
-                each(lsn, data.slice(range))?;
+                each(lsn, &data, range)?;
             }
             Step::Newer => return Err(newer(segment)),
             Step::End => return Err(Error::corrupt(&segment.path, at, ends_early(walk.next, last))),
@@ -167,21 +198,23 @@ pub(crate) struct TailEnd {
     pub(crate) after: Aftermath,
 }
 
-/// Reads the segment that is being written to its end. Its bytes are copied, not mapped: the file will change.
+/// Reads the segment that was written last to its end. What `each` gets is copied, not mapped: the file will change.
 pub(crate) fn read_tail(segment: &Segment, durable: Lsn, each: &mut Replay<'_>) -> Result<TailEnd, Error> {
     let len = usize::try_from(segment.header.capacity).unwrap_or(usize::MAX);
     if len > MAX_SEGMENT {
         return Err(Error::corrupt(&segment.path, 40, "no segment is that large"));
     }
-    let data = Bytes::from(read_range(&*segment.file, &segment.path, 0, len)?);
-    let mut walk = Walk::new(&data, segment.header.salt, SEGMENT_HEADER, segment.header.first);
+    let whole = segment.file.map(Access::Whole).at("map", &segment.path)?;
+    let data = whole.get(..len).ok_or_else(|| Error::corrupt(&segment.path, 40, "the file has been cut"))?;
+    let mut walk = Walk::new(data, segment.header.salt, SEGMENT_HEADER, segment.header.first);
     let mut noted = SEGMENT_HEADER as u64;
+    let mut records = Vec::new();
     let bad = loop {
         let at = walk.offset as u64;
         match walk.step() {
             Step::Record(lsn, range) => {
                 segment.note(&mut noted, lsn, at);
-                each(lsn, data.slice(range))?;
+                records.push(range);
             }
             Step::End => break None,
             Step::Bad(reason) => break Some(reason),
@@ -189,7 +222,12 @@ pub(crate) fn read_tail(segment: &Segment, durable: Lsn, each: &mut Replay<'_>) 
         }
     };
     let (offset, next) = (walk.offset, walk.next);
-    let after = look_beyond(&data, segment.header.salt, offset, next);
+    let after = look_beyond(data, segment.header.salt, offset, next);
+    let written = Bytes::copy_from_slice(&data[..offset]);
+    drop(whole);
+    for (lsn, payload) in (segment.header.first..).zip(records) {
+        each(lsn, written.slice(payload))?;
+    }
     Ok(TailEnd { offset, next, bad, known_durable: next <= durable, after })
 }
 
