@@ -73,7 +73,7 @@ fn costs(place: &Place, columns: u32) -> Outcome<Costs> {
         let view = fixture.runtime.block_on(fixture.database.view(&snapshot, &table, None))?;
         for chunk in &view.chunks {
             if let ChunkView::Rows(chunk) = chunk {
-                black_box(sum(chunk.rows.column(SCORE).as_primitive::<Int32Type>()));
+                black_box(sum(chunk.column(SCORE).as_primitive::<Int32Type>()));
             }
         }
         Ok(())

@@ -62,7 +62,7 @@ fn compare(place: &Place, batch: usize) -> Outcome<Sample> {
 
 fn memory_rows(chunk: &ChunkView) -> Option<RecordBatch> {
     match chunk {
-        ChunkView::Rows(chunk) if !chunk.tombstones => Some(chunk.rows.clone()),
+        ChunkView::Rows(chunk) if !chunk.tombstones => Some(chunk.batch()),
         _ => None,
     }
 }
@@ -71,11 +71,11 @@ fn add_up(view: &PartitionView) -> Outcome<i64> {
     let mut total = 0;
     for chunk in &view.chunks {
         let ChunkView::Rows(chunk) = chunk else { continue };
-        let column = chunk.rows.column(SCORE);
-        let visible = chunk.visible().map(|mask| filter(column, &mask)).transpose()?;
-        let column = visible.as_ref().unwrap_or(column);
+        let column = chunk.column(SCORE);
+        let visible = chunk.visible().map(|mask| filter(&column, &mask)).transpose()?;
+        let column = visible.unwrap_or(column);
         total += i64::from(sum(column.as_primitive::<Int32Type>()).unwrap_or_default());
-        debug_assert!(column.len() <= chunk.rows.num_rows());
+        debug_assert!(column.len() <= chunk.num_rows());
     }
     Ok(total)
 }

@@ -100,7 +100,7 @@ impl SqlFixture {
         for chunk in &view.chunks {
             match chunk {
                 ChunkView::Segment(chunk) => files.push(chunk.segment.path().to_owned()),
-                ChunkView::Rows(chunk) if !chunk.tombstones => hot.push(chunk.rows.clone()),
+                ChunkView::Rows(chunk) if !chunk.tombstones => hot.push(chunk.batch()),
                 ChunkView::Rows(_) => {}
             }
         }

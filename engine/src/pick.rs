@@ -84,13 +84,13 @@ fn place(source: &Source) -> Option<usize> {
 }
 
 fn from_memory(chunk: &RowsChunk, rows: &[u32], columns: &[usize]) -> Result<Vec<ArrayRef>> {
-    let declared = chunk.rows.num_columns();
+    let declared = chunk.num_columns();
     let picked = (rows.len() > 1).then(|| UInt32Array::from(rows.to_vec()));
     let stored = |at: usize| -> Result<ArrayRef> {
-        let column = chunk.rows.column(at);
+        let column = chunk.column(at);
         match &picked {
             None => Ok(column.slice(rows[0] as usize, 1)),
-            Some(picked) => take(column, picked, None).map_err(|e| Error::internal("pick rows", e)),
+            Some(picked) => take(&column, picked, None).map_err(|e| Error::internal("pick rows", e)),
         }
     };
     let versions = || rows.iter().map(|row| chunk.version(*row).unwrap_or_default());

@@ -51,8 +51,8 @@ fn rows(view: &PartitionView, tombstones: bool) -> Result<Vec<Located>> {
 
 fn memory_rows(chunk: &RowsChunk, index: usize) -> Result<Located> {
     let (seqs, updated) = chunk.versions();
-    let rows = OldRows { rows: chunk.rows.clone(), seqs, updated };
-    let mask = chunk.visible().unwrap_or_else(|| BooleanArray::from(vec![true; chunk.rows.num_rows()]));
+    let rows = OldRows { rows: chunk.batch(), seqs, updated };
+    let mask = chunk.visible().unwrap_or_else(|| BooleanArray::from(vec![true; chunk.num_rows()]));
     select(rows, &mask, index, 0)
 }
 

@@ -140,7 +140,7 @@ fn holds_null(view: &PartitionView, at: usize) -> Result<bool> {
         let holds_null = match chunk {
             ChunkView::Rows(rows) if rows.tombstones => false,
             ChunkView::Rows(rows) => {
-                let nulls = rows.rows.column(at).logical_nulls();
+                let nulls = rows.column(at).logical_nulls();
                 let hidden = rows.visible();
                 let shown = |row: usize| hidden.as_ref().is_none_or(|visible| visible.value(row));
                 nulls.is_some_and(|nulls| (0..nulls.len()).any(|row| nulls.is_null(row) && shown(row)))

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, BooleanBufferBuilder, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, BooleanArray, BooleanBufferBuilder, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use roaring::RoaringBitmap;
 
 use crate::catalog::Table;
@@ -12,7 +12,7 @@ use crate::ids::{PartitionId, Seq};
 use crate::memtable::{Memtable, Moved};
 use crate::partition::Version;
 use crate::project::Projection;
-use crate::rows::Rows;
+use crate::rows::{Chunk, Rows};
 use crate::segment::Segment;
 use crate::types::TIMEZONE;
 
@@ -41,12 +41,13 @@ pub enum ChunkView {
 /// Rows in memory.
 #[derive(Debug, Clone)]
 pub struct RowsChunk {
-    /// The declared columns of the rows that are there at the snapshot, superseded ones included.
-    pub rows: RecordBatch,
     /// True if all of them are soft-deleted versions.
     pub tombstones: bool,
+    /// Shared, not copied: what a view costs does not depend on how many columns there are.
+    chunk: Arc<Chunk>,
+    /// How many rows of the chunk are there at the snapshot: the first ones.
+    rows: u32,
     hidden: Option<Arc<RoaringBitmap>>,
-    first: u32,
     memtable: Arc<Memtable>,
 }
 
@@ -138,10 +139,45 @@ impl ChunkView {
 }
 
 impl RowsChunk {
+    /// How many rows there are at the snapshot, superseded ones included.
+    pub fn num_rows(&self) -> usize {
+        self.rows as usize
+    }
+
+    /// How many declared columns they have.
+    pub fn num_columns(&self) -> usize {
+        self.chunk.batch.num_columns()
+    }
+
+    /// A declared column of these rows; shares their memory.
+    pub fn column(&self, at: usize) -> ArrayRef {
+        let column = self.chunk.batch.column(at);
+        if self.is_whole() { column.clone() } else { column.slice(0, self.num_rows()) }
+    }
+
+    /// All declared columns of these rows; shares their memory. Costs something for each column: see
+    /// [`RowsChunk::column`].
+    pub fn batch(&self) -> RecordBatch {
+        let batch = &self.chunk.batch;
+        if self.is_whole() { batch.clone() } else { batch.slice(0, self.num_rows()) }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.num_rows() == self.chunk.batch.num_rows()
+    }
+
+    fn first(&self) -> u32 {
+        self.chunk.first
+    }
+
+    fn end(&self) -> u32 {
+        self.chunk.first + self.rows
+    }
+
     /// The number in this chunk of a row of its memtable, if it is here.
     pub(crate) fn row_of(&self, ordinal: u32) -> Option<u32> {
-        let row = ordinal.checked_sub(self.first)?;
-        (row < self.rows.num_rows() as u32).then_some(row)
+        let row = ordinal.checked_sub(self.first())?;
+        (row < self.rows).then_some(row)
     }
 
     pub(crate) fn memtable(&self) -> &Arc<Memtable> {
@@ -157,28 +193,27 @@ impl RowsChunk {
         if self.tombstones { &self.memtable.tombstones } else { &self.memtable.live }
     }
 
-    /// Per row of [`RowsChunk::rows`], false if it is superseded; `None` if none is.
+    /// Per row, false if it is superseded; `None` if none is.
     pub fn visible(&self) -> Option<BooleanArray> {
         let hidden = self.hidden.as_ref()?;
-        let end = self.first + self.rows.num_rows() as u32;
-        if hidden.range_cardinality(self.first..end) == 0 {
+        let (first, end) = (self.first(), self.end());
+        if hidden.range_cardinality(first..end) == 0 {
             return None;
         }
-        let mut mask = BooleanBufferBuilder::new(self.rows.num_rows());
-        mask.append_n(self.rows.num_rows(), true);
-        hidden.range(self.first..end).for_each(|row| mask.set_bit((row - self.first) as usize, false));
+        let mut mask = BooleanBufferBuilder::new(self.num_rows());
+        mask.append_n(self.num_rows(), true);
+        hidden.range(first..end).for_each(|row| mask.set_bit((row - first) as usize, false));
         Some(BooleanArray::new(mask.finish(), None))
     }
 
     /// How many rows are superseded.
     pub fn hidden_rows(&self) -> u64 {
-        let end = self.first + self.rows.num_rows() as u32;
-        self.hidden.as_ref().map_or(0, |hidden| hidden.range_cardinality(self.first..end))
+        self.hidden.as_ref().map_or(0, |hidden| hidden.range_cardinality(self.first()..self.end()))
     }
 
-    /// `_seq` and `_updated` of every row of [`RowsChunk::rows`]; built on each call.
+    /// `_seq` and `_updated` of every row; built on each call.
     pub fn versions(&self) -> (Int64Array, TimestampMicrosecondArray) {
-        let versions = self.store().versions(self.first, self.first + self.rows.num_rows() as u32);
+        let versions = self.store().versions(self.first(), self.end());
         let seqs = versions.iter().map(|(seq, _)| *seq as i64).collect::<Vec<_>>();
         let times = versions.iter().map(|(_, time)| *time).collect::<Vec<_>>();
         (Int64Array::from(seqs), TimestampMicrosecondArray::from(times).with_timezone(TIMEZONE))
@@ -186,13 +221,13 @@ impl RowsChunk {
 
     /// `_seq` and `_updated` of one row.
     pub(crate) fn version(&self, row: u32) -> Option<(Seq, i64)> {
-        let ordinal = self.first + row;
+        let ordinal = self.first() + row;
         self.store().versions(ordinal, ordinal + 1).pop()
     }
 
     /// The memtable that holds a row, its place among that commit's rows, and its address.
     pub(crate) fn locate(&self, row: u32) -> Option<(Place, Seq, u32)> {
-        let ordinal = self.first + row;
+        let ordinal = self.first() + row;
         let (seq, index) = self.store().place(ordinal)?;
         let generation = self.memtable.generation;
         let place = match self.tombstones {
@@ -248,7 +283,7 @@ impl PartitionView {
     /// True if a row is visible that is not deleted.
     pub(crate) fn has_live_rows(&self) -> bool {
         self.chunks.iter().any(|chunk| match chunk {
-            ChunkView::Rows(rows) => !rows.tombstones && rows.hidden_rows() < rows.rows.num_rows() as u64,
+            ChunkView::Rows(rows) => !rows.tombstones && rows.hidden_rows() < u64::from(rows.rows),
             ChunkView::Segment(chunk) => {
                 let live = chunk.segment.meta().live_rows();
                 chunk.hidden.as_ref().map_or(0, |hidden| hidden.range_cardinality(0..live as u32)) < live
@@ -323,12 +358,9 @@ fn add_rows(
     // Rows and marks are read one after the other, yet fit together: both are cut at the same commit.
     let hidden = store.marks.at(seq);
     for chunk in visible.chunks {
-        let rows = match chunk.end() > visible.rows {
-            true => chunk.batch.slice(0, (visible.rows - chunk.first) as usize),
-            false => chunk.batch.clone(),
-        };
+        let rows = chunk.end().min(visible.rows) - chunk.first;
         let (hidden, memtable) = (hidden.clone(), memtable.clone());
-        chunks.push(ChunkView::Rows(RowsChunk { rows, tombstones, hidden, first: chunk.first, memtable }));
+        chunks.push(ChunkView::Rows(RowsChunk { tombstones, chunk, rows, hidden, memtable }));
     }
     Ok(())
 }

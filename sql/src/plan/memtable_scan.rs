@@ -40,19 +40,19 @@ pub(crate) struct HotChunk {
 
 impl HotChunk {
     fn visible_rows(&self) -> usize {
-        self.rows.rows.num_rows() - self.rows.hidden_rows() as usize
+        self.rows.num_rows() - self.rows.hidden_rows() as usize
     }
 
     /// The scan's columns of all rows of the chunk, hidden ones included.
     fn columns(&self, columns: &[ScanColumn]) -> Result<Vec<ArrayRef>> {
-        let rows = &self.rows.rows;
+        let rows = &self.rows;
         let declared = rows.num_columns();
         let mut versions = None;
         columns
             .iter()
             .map(|column| {
                 let array: ArrayRef = match *column {
-                    ScanColumn::Stored(at) if at < declared => rows.column(at).clone(),
+                    ScanColumn::Stored(at) if at < declared => rows.column(at),
                     ScanColumn::Stored(at) => {
                         let (seqs, updated) = versions.get_or_insert_with(|| self.rows.versions());
                         match at - declared {
@@ -296,7 +296,7 @@ impl Batches {
     }
 
     fn open(&self, chunk: HotChunk) -> Result<Open> {
-        let options = RecordBatchOptions::new().with_row_count(Some(chunk.rows.rows.num_rows()));
+        let options = RecordBatchOptions::new().with_row_count(Some(chunk.rows.num_rows()));
         let columns = chunk.columns(&self.columns)?;
         let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?;
         Ok(Open { batch, visible: chunk.rows.visible(), at: 0 })
