@@ -2,7 +2,7 @@
 //!
 //! Flushes ask over a channel. Besides, once an hour all partitions of tables that do not keep deleted rows for ever are
 //! looked at, those that are not loaded by their manifests alone. A compaction that failed is tried again a while later,
-//! for as long as it takes.
+//! for as long as it takes: see [`crate::failures`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
@@ -17,6 +17,7 @@ use crate::catalog::{Table, TableKind};
 use crate::compaction::{self, Goal};
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::failures::{BackgroundWork, Retries};
 use crate::flush;
 use crate::ids::{PartitionId, TableId, UserId};
 use crate::manifest::{Manifest, SegmentMeta};
@@ -27,8 +28,6 @@ use crate::retention;
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// How long a compaction that failed is left alone.
-const RETRY: Duration = Duration::from_secs(60);
 /// How often deleted rows past their retention are looked for, microseconds by the database's clock.
 const RETENTION_EVERY: i64 = 3_600_000_000;
 
@@ -51,15 +50,16 @@ pub(crate) async fn run(
                 None => return,
             },
             Some(done) = work.running.join_next() => {
-                if let Ok((id, true)) = done {
-                    work.failed.push((Instant::now() + RETRY, id));
+                if let Ok((id, Some(at))) = done {
+                    work.failed.add(at, [id]);
                 }
+            }
+            () = work.failed.next_is_due() => {
+                let again = work.failed.take_due();
+                work.add(again);
             }
             _ = ticks.tick() => match database.upgrade() {
                 Some(database) => {
-                    let again = work.failed.extract_if(.., |(at, _)| *at <= Instant::now()).map(|(_, id)| id);
-                    let again: Vec<_> = again.collect();
-                    work.add(again);
                     work.add(retention.due(&database).await);
                 }
                 None => return,
@@ -73,8 +73,8 @@ pub(crate) async fn run(
 struct Work {
     waiting: VecDeque<PartitionId>,
     known: BTreeSet<PartitionId>,
-    running: JoinSet<(PartitionId, bool)>,
-    failed: Vec<(Instant, PartitionId)>,
+    running: JoinSet<(PartitionId, Option<Instant>)>,
+    failed: Retries,
 }
 
 impl Work {
@@ -93,27 +93,36 @@ impl Work {
         {
             // From here on a new request means segments that this compaction may no longer take.
             self.known.remove(&id);
+            if let Some(at) = database.failures().waits(BackgroundWork::Compaction, &id) {
+                self.failed.add(at, [id]);
+                continue;
+            }
             self.running.spawn(async move {
-                let failed = compact_one(&database, &id).await;
-                (id, failed)
+                let again = compact_one(&database, &id).await;
+                (id, again)
             });
         }
     }
 }
 
-/// True if it failed in a way that another attempt may mend.
-async fn compact_one(database: &Arc<Database>, id: &PartitionId) -> bool {
+/// When to try again, if it failed in a way that another attempt may mend.
+async fn compact_one(database: &Arc<Database>, id: &PartitionId) -> Option<Instant> {
     match try_compact(database, id).await {
-        Ok(()) | Err(Error::Closed) => false,
-        Err(Error::Cancelled(_)) => {
-            tracing::info!(partition = %id, "a compaction was cancelled");
-            false
+        Ok(()) => database.failures().clear(BackgroundWork::Compaction, id),
+        Err(Error::Closed) => {}
+        Err(Error::Cancelled(_)) => tracing::info!(partition = %id, "a compaction was cancelled"),
+        Err(error @ (Error::PartitionDamaged { .. } | Error::Corrupt(_) | Error::ReadOnly(_))) => {
+            tracing::error!(partition = %id, %error, "a compaction failed; no row is lost");
+            // Until a restart there is nothing to hope for.
+            database.failures().clear(BackgroundWork::Compaction, id);
         }
         Err(error) => {
             tracing::error!(partition = %id, %error, "a compaction failed; no row is lost, it is tried again");
-            !matches!(error, Error::PartitionDamaged { .. } | Error::ReadOnly(_))
+            let now = database.clock().now_micros();
+            return Some(database.failures().note(BackgroundWork::Compaction, id, error, now));
         }
     }
+    None
 }
 
 async fn try_compact(database: &Arc<Database>, id: &PartitionId) -> Result<()> {

@@ -40,6 +40,9 @@ pub struct Config {
     pub log_bytes: u64,
     /// How segments are merged in the background.
     pub compaction: CompactionConfig,
+    /// How long a flush or compaction of the background that failed is left alone; after each further failure twice as
+    /// long, up to 8 times.
+    pub retry_after: Duration,
     /// How long a partition stays loaded that nobody uses and that has nothing in memory only.
     pub evict_after: Duration,
     /// Bytes that loaded partitions may take beside hot rows; above, the longest unused are evicted at once.
@@ -82,6 +85,7 @@ impl Config {
             overload_wait: Duration::from_secs(10),
             log_bytes: 1 << 30,
             compaction: CompactionConfig::default(),
+            retry_after: Duration::from_secs(1),
             evict_after: Duration::from_secs(60),
             loaded_bytes: 256 << 20,
         }

@@ -17,6 +17,7 @@ use crate::compaction::Compactions;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::evict::Evictions;
+use crate::failures::{BackgroundFailure, Failures};
 use crate::feed::{Feed, Hub};
 use crate::flush::{self, FlushOutcome};
 use crate::flusher::Requests;
@@ -61,6 +62,7 @@ pub struct Database {
     last_time: AtomicI64,
     requests: Requests,
     compactions: Arc<Compactions>,
+    failures: Failures,
     log: Log,
     lock: Mutex<Option<Lock>>,
 }
@@ -92,6 +94,7 @@ impl Database {
             Some(seed) => StdRng::seed_from_u64(seed),
             None => StdRng::from_os_rng(),
         };
+        let failures = Failures::new(config.retry_after);
         Self {
             snowflakes: Snowflakes::new(config.node_id),
             streams: Arc::new(Streams::new(config.stream_bytes)),
@@ -111,6 +114,7 @@ impl Database {
             last_time: AtomicI64::new(0),
             requests: parts.requests,
             compactions: Arc::new(parts.compactions),
+            failures,
             log: parts.log,
             lock: Mutex::new(Some(Lock(parts.lock))),
         }
@@ -369,6 +373,16 @@ impl Database {
 
     pub(crate) fn requests(&self) -> &Requests {
         &self.requests
+    }
+
+    /// Flushes and compactions of the background that failed and are to be tried again. They lose nothing, but as long as
+    /// they fail memory and log grow.
+    pub fn background_failures(&self) -> Vec<BackgroundFailure> {
+        self.failures.list()
+    }
+
+    pub(crate) fn failures(&self) -> &Failures {
+        &self.failures
     }
 
     pub(crate) fn compacting(&self) -> &Arc<Compactions> {

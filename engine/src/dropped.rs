@@ -39,6 +39,7 @@ impl Database {
         }
         self.forget_packs(table.id).await;
         self.hot().forget(table.id);
+        self.failures().forget(table.id);
         let (database, dir, id) = (self.clone(), self.table_dir(table), table.id);
         let removed =
             tokio::task::spawn_blocking(move || remove_table_dir(database.disk().as_ref(), &dir, id));

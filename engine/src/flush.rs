@@ -23,6 +23,7 @@ use crate::catalog::Table;
 use crate::commit::key_columns;
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::failures::BackgroundWork;
 use crate::ids::Seq;
 use crate::manifest::{FILE_NAME, Manifest, SegmentMeta};
 use crate::marks::Marks;
@@ -102,6 +103,7 @@ async fn flush_all(database: &Arc<Database>, partition: &Arc<Partition>) -> Resu
         outcome.add(flush_frozen(database, &table, partition, frozen).await?);
     }
     outcome.flushed_seq = partition.version().manifest.flushed_seq;
+    database.failures().clear(BackgroundWork::Flush, &partition.id);
     if outcome.segments > 0 {
         database.compacting().consider(&partition.id);
     }

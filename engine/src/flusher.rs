@@ -2,7 +2,8 @@
 //! memory, too much log to replay. The same task evicts partitions that nobody uses, see [`crate::evict`].
 //!
 //! Requests come from commits over a channel and are answered at once, by a few flushes at a time. A flush that failed is
-//! tried again at the next tick, for as long as it takes.
+//! tried again after a pause, for as long as it takes, and however many commits ask for it meanwhile: see
+//! [`crate::failures`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,16 +12,17 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::database::Database;
-use crate::error::Error;
-use crate::flush;
+use crate::error::{Error, Result};
+use crate::failures::{BackgroundWork, Retries};
+use crate::flush::{self, FlushOutcome};
 use crate::ids::{PartitionId, TableId};
 use crate::pack;
 use crate::pack::flush::is_packable;
 
-/// How often rows hot for too long are looked for, and failed flushes tried again.
+/// How often rows hot for too long are looked for.
 const TICK: Duration = Duration::from_secs(1);
 /// Flushes at a time; each takes memory for its sorting and a core for its compression.
 const WORKERS: usize = 2;
@@ -100,14 +102,20 @@ pub(crate) async fn run(database: Weak<Database>, mut requests: mpsc::UnboundedR
                 _ => return,
             },
             Some(done) = work.running.join_next() => {
-                if let (Ok(failed), Some(database)) = (done, database.upgrade()) {
-                    work.done(failed, &database);
+                if let (Ok(again), Some(database)) = (done, database.upgrade()) {
+                    work.done(again, &database);
                 }
             }
+            () = work.failed.next_is_due() => match database.upgrade() {
+                Some(database) => {
+                    let again = work.failed.take_due();
+                    work.add(&database, again);
+                }
+                None => return,
+            },
             _ = ticks.tick() => match database.upgrade() {
                 Some(database) => {
-                    let again = std::mem::take(&mut work.failed);
-                    work.add(&database, overdue(&database).into_iter().chain(again));
+                    work.add(&database, overdue(&database));
                     database.evict_if_due();
                     database.requests().rearm();
                 }
@@ -134,23 +142,53 @@ impl Task {
         }
     }
 
-    /// The partitions whose flush failed in a way that another attempt may mend.
-    async fn run(self, database: &Arc<Database>) -> Vec<PartitionId> {
-        let failed = match &self {
+    /// Whom a failure is noted for.
+    fn concerns(&self) -> PartitionId {
+        match self {
+            Self::Partition(id) => id.clone(),
+            Self::Pack(table, _) => PartitionId { table: *table, user: None },
+        }
+    }
+
+    /// What to try again and when, if it failed in a way that another attempt may mend.
+    async fn run(self, database: &Arc<Database>) -> Again {
+        let flushed = match &self {
             Self::Partition(id) => flush_one(database, id).await,
             Self::Pack(table, ids) => pack_all(database, *table, ids).await,
         };
-        if failed { self.ids().to_vec() } else { Vec::new() }
+        let of = self.concerns();
+        match flushed {
+            Ok(outcome) => {
+                tracing::debug!(partition = %of, rows = outcome.rows, bytes = outcome.bytes, "flushed");
+                database.failures().clear(BackgroundWork::Flush, &of);
+            }
+            Err(Error::Closed) => {}
+            Err(error) => {
+                tracing::error!(partition = %of, %error, "a flush failed; the rows stay in memory and in the log");
+                if matches!(error, Error::PartitionDamaged { .. } | Error::Corrupt(_) | Error::ReadOnly(_)) {
+                    // Until a restart there is nothing to hope for.
+                    database.failures().clear(BackgroundWork::Flush, &of);
+                } else {
+                    let now = database.clock().now_micros();
+                    let at = database.failures().note(BackgroundWork::Flush, &of, error, now);
+                    return Some((at, self.ids().to_vec()));
+                }
+            }
+        }
+        None
     }
 }
+
+/// What to try again, and when.
+type Again = Option<(Instant, Vec<PartitionId>)>;
 
 /// What is being flushed, and what waits for it.
 #[derive(Debug, Default)]
 struct Work {
     waiting: VecDeque<Task>,
     known: BTreeSet<PartitionId>,
-    running: JoinSet<Vec<PartitionId>>,
-    failed: BTreeSet<PartitionId>,
+    running: JoinSet<Again>,
+    failed: Retries,
 }
 
 impl Work {
@@ -158,12 +196,18 @@ impl Work {
         let catalog = database.catalog();
         let mut small: BTreeMap<TableId, Vec<PartitionId>> = BTreeMap::new();
         for id in ids {
+            let table = catalog.table_by_id(id.table);
+            let partition = database.loaded(&id);
+            let packable = table.zip(partition).is_some_and(|(table, p)| is_packable(database, table, &p));
+            let of = if packable { PartitionId { user: None, ..id.clone() } } else { id.clone() };
+            if let Some(at) = database.failures().waits(BackgroundWork::Flush, &of) {
+                self.failed.add(at, [id]);
+                continue;
+            }
             if !self.known.insert(id.clone()) {
                 continue;
             }
-            let table = catalog.table_by_id(id.table);
-            let partition = database.loaded(&id);
-            match table.zip(partition).is_some_and(|(table, p)| is_packable(database, table, &p)) {
+            match packable {
                 true => small.entry(id.table).or_default().push(id),
                 false => self.waiting.push_back(Task::Partition(id)),
             }
@@ -184,8 +228,10 @@ impl Work {
         }
     }
 
-    fn done(&mut self, failed: Vec<PartitionId>, database: &Database) {
-        self.failed.extend(failed);
+    fn done(&mut self, again: Again, database: &Database) {
+        if let Some((at, ids)) = again {
+            self.failed.add(at, ids);
+        }
         // While flushes fail, nobody is asked for more before the next tick.
         if self.failed.is_empty() && self.waiting.is_empty() && self.running.is_empty() {
             database.requests().rearm();
@@ -193,43 +239,18 @@ impl Work {
     }
 }
 
-/// True if it failed in a way that another attempt may mend.
-async fn pack_all(database: &Arc<Database>, table: TableId, ids: &[PartitionId]) -> bool {
+async fn pack_all(database: &Arc<Database>, table: TableId, ids: &[PartitionId]) -> Result<FlushOutcome> {
     let partitions = ids.iter().filter_map(|id| database.loaded(id)).collect();
-    match pack::flush::pack(database, table, partitions).await {
-        Ok(outcome) => {
-            tracing::debug!(%table, rows = outcome.rows, bytes = outcome.bytes, "flushed small partitions");
-            // What was hot may now be more than loaded partitions should take.
-            database.evict();
-            false
-        }
-        Err(Error::Closed) => false,
-        Err(error) => {
-            tracing::error!(%table, %error, "a pack could not be written; the rows stay in memory and in the log");
-            !matches!(error, Error::Corrupt(_) | Error::ReadOnly(_))
-        }
-    }
+    let outcome = pack::flush::pack(database, table, partitions).await?;
+    // What was hot may now be more than loaded partitions should take.
+    database.evict();
+    Ok(outcome)
 }
 
-/// True if it failed in a way that another attempt may mend.
-async fn flush_one(database: &Arc<Database>, id: &PartitionId) -> bool {
+async fn flush_one(database: &Arc<Database>, id: &PartitionId) -> Result<FlushOutcome> {
     let catalog = database.catalog();
-    let Some(table) = catalog.table_by_id(id.table) else { return false };
-    let flushed = match database.partition(table, id) {
-        Ok(partition) => flush::flush(database, &partition).await,
-        Err(error) => Err(error),
-    };
-    match flushed {
-        Ok(outcome) => {
-            tracing::debug!(partition = %id, rows = outcome.rows, bytes = outcome.bytes, "flushed");
-            false
-        }
-        Err(Error::Closed) => false,
-        Err(error) => {
-            tracing::error!(partition = %id, %error, "a flush failed; the rows stay in memory and in the log");
-            !matches!(error, Error::PartitionDamaged { .. } | Error::ReadOnly(_))
-        }
-    }
+    let Some(table) = catalog.table_by_id(id.table) else { return Ok(FlushOutcome::default()) };
+    flush::flush(database, &database.partition(table, id)?).await
 }
 
 fn due(database: &Database, request: Request) -> Vec<PartitionId> {

@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::ids::{Seq, TableId, UserId};
 use crate::sealed;
 use crate::stats::ColumnStats;
+use crate::unread::Unread;
 
 /// The file's name in a partition's directory.
 pub const FILE_NAME: &str = "manifest.json";
@@ -139,14 +140,14 @@ impl Manifest {
     /// Reads a partition directory's manifest; `None` if it has none.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn load(disk: &dyn Disk, dir: &Path) -> Result<Option<Self>, String> {
+    /// What is wrong with it, or why it cannot be read now.
+    pub fn load(disk: &dyn Disk, dir: &Path) -> Result<Option<Self>, Unread> {
         let path = dir.join(FILE_NAME);
-        if !disk.exists(&path).map_err(|e| format!("{FILE_NAME}: {e}"))? {
+        if !disk.exists(&path).map_err(|e| Unread::io(FILE_NAME, e))? {
             return Ok(None);
         }
-        let bytes = durable::read_file(disk, &path).map_err(|e| format!("{FILE_NAME}: {e}"))?;
-        Self::decode(&bytes).map(Some).map_err(|reason| format!("{FILE_NAME}: {reason}"))
+        let bytes = durable::read_file(disk, &path).map_err(|e| Unread::durable(FILE_NAME, e))?;
+        Ok(Some(Self::decode(&bytes).map_err(|reason| format!("{FILE_NAME}: {reason}"))?))
     }
 
     /// Replaces a partition directory's manifest atomically; it is durable when this returns.

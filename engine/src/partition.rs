@@ -24,6 +24,7 @@ use crate::marks::Marks;
 use crate::memtable::Memtable;
 use crate::segment::{Damage, Segment, Trash};
 use crate::snapshot::Snapshot;
+use crate::unread::Unread;
 
 /// A memtable that a flush is writing out.
 #[derive(Debug)]
@@ -118,7 +119,7 @@ impl Partition {
     /// Loads a partition from its directory, or begins an empty one, of that schema version, if there is none.
     ///
     /// # Errors
-    /// [`Error::PartitionDamaged`] if what is there is not what was written.
+    /// [`Error::PartitionDamaged`] if what is there is not what was written; an I/O error if it cannot be read now.
     pub fn load(
         id: PartitionId,
         dir: PathBuf,
@@ -128,7 +129,7 @@ impl Partition {
         now: i64,
     ) -> Result<Self> {
         let damaged = |reason: String| Error::PartitionDamaged { partition: id.clone(), reason };
-        let manifest = match Manifest::load(disk.as_ref(), &dir).map_err(damaged)? {
+        let manifest = match Manifest::load(disk.as_ref(), &dir).map_err(|e| e.of(&id))? {
             Some(manifest) => manifest,
             None => {
                 if has_segments(disk.as_ref(), &dir)? {
@@ -143,8 +144,8 @@ impl Partition {
         let stays = remove_orphans(disk.as_ref(), &dir, &manifest);
         let damage = Damage::default();
         let segments = manifest.segments.iter().map(|meta| {
-            check_size(disk.as_ref(), &dir, meta).map_err(damaged)?;
-            let marks = load_marks(disk.as_ref(), &dir, meta).map_err(damaged)?;
+            check_size(disk.as_ref(), &dir, meta).map_err(|e| e.of(&id))?;
+            let marks = load_marks(disk.as_ref(), &dir, meta).map_err(|e| e.of(&id))?;
             let schema = catalog.schema_at(id.table, meta.schema_version).cloned().ok_or_else(|| {
                 damaged(format!("{}: schema version {} is not known", meta.path, meta.schema_version))
             })?;
@@ -228,27 +229,28 @@ impl Partition {
 }
 
 /// A missing or cut file closes the partition at once; its checksum is verified when it is first read.
-fn check_size(disk: &dyn Disk, dir: &Path, meta: &SegmentMeta) -> Result<(), String> {
+fn check_size(disk: &dyn Disk, dir: &Path, meta: &SegmentMeta) -> Result<(), Unread> {
     let len = disk
         .open(&dir.join(&meta.path))
         .and_then(|file| file.len())
-        .map_err(|e| format!("{}: {e}", meta.path))?;
+        .map_err(|e| Unread::io(&meta.path, e))?;
     if len != meta.bytes {
-        return Err(format!("{}: {len} bytes where the manifest says {}", meta.path, meta.bytes));
+        return Err(format!("{}: {len} bytes where the manifest says {}", meta.path, meta.bytes).into());
     }
     Ok(())
 }
 
-fn load_marks(disk: &dyn Disk, dir: &Path, meta: &SegmentMeta) -> Result<Marks, String> {
+fn load_marks(disk: &dyn Disk, dir: &Path, meta: &SegmentMeta) -> Result<Marks, Unread> {
     let Some(name) = &meta.deletes_path else { return Ok(Marks::default()) };
-    let bytes = durable::read_file(disk, &dir.join(name)).map_err(|e| format!("{name}: {e}"))?;
+    let bytes = durable::read_file(disk, &dir.join(name)).map_err(|e| Unread::durable(name, e))?;
     let rows = delete_vector::decode(&bytes).map_err(|reason| format!("{name}: {reason}"))?;
     if rows.len() != meta.deleted_rows {
         return Err(format!(
             "{name}: names {} rows where the manifest says {}",
             rows.len(),
             meta.deleted_rows
-        ));
+        )
+        .into());
     }
     Ok(Marks::folded(rows))
 }

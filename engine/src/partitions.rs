@@ -72,7 +72,7 @@ impl Database {
         }
         users.extend(self.owners_on_disk(table)?);
         if table.kind == TableKind::User {
-            users.extend(self.packs(table)?.users().map_err(Error::Corrupt)?);
+            users.extend(self.packs(table)?.users()?);
         }
         Ok(users.into_iter().collect())
     }
@@ -110,7 +110,16 @@ impl Database {
             loaded = true;
             self.load(table, id).map(Arc::new).map_err(Box::new)
         };
-        let partition = slot.get_or_init(load).clone().map_err(|error| *error)?;
+        let partition = slot.get_or_init(load).clone().map_err(|error| {
+            if !matches!(*error, Error::PartitionDamaged { .. }) {
+                // It could not be read now; whoever comes next tries again.
+                let mut partitions = self.partitions.write();
+                if partitions.get(id).is_some_and(|other| Arc::ptr_eq(other, &slot)) {
+                    partitions.remove(id);
+                }
+            }
+            *error
+        })?;
         partition.check_open()?;
         partition.used_at.store(self.clock().now_micros(), Ordering::Relaxed);
         if loaded {

@@ -32,6 +32,7 @@ use std::sync::atomic::Ordering;
 use crate::catalog::Table;
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::failures::BackgroundWork;
 use crate::flush;
 use crate::ids::{PartitionId, Seq, UserId};
 use crate::partition::Partition;
@@ -135,7 +136,9 @@ pub(crate) async fn compact(
         let running = database.compacting().begin(&partition.id, database.clock().now_micros());
         let (db, of) = (database.clone(), partition.clone());
         let work = tokio::task::spawn_blocking(move || run(&db, &of, goal, &running));
-        work.await.unwrap_or_else(|e| Err(Error::internal("compact", e)))
+        let outcome = work.await.unwrap_or_else(|e| Err(Error::internal("compact", e)))?;
+        database.failures().clear(BackgroundWork::Compaction, &partition.id);
+        Ok(outcome)
     });
     task.await.unwrap_or_else(|e| Err(Error::internal("compact", e)))
 }

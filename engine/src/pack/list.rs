@@ -17,6 +17,7 @@ use crate::ids::{Seq, TableId, UserId};
 use crate::manifest::FILE_NAME;
 use crate::partition::files_in;
 use crate::schema::TableSchema;
+use crate::unread::Unread;
 
 /// See the module.
 #[derive(Debug)]
@@ -85,14 +86,14 @@ impl Packs {
     /// The newest slice of a user that is newer than `than`.
     ///
     /// # Errors
-    /// What is wrong with a pack that may hold it, in words.
+    /// What is wrong with a pack that may hold it, or why it cannot be read now.
     pub(crate) fn find(
         &self,
         catalog: &Catalog,
         table: TableId,
         user: &UserId,
         than: Seq,
-    ) -> Result<Option<(Slice, Arc<TableSchema>)>, String> {
+    ) -> Result<Option<(Slice, Arc<TableSchema>)>, Unread> {
         let mut best: Option<(Slice, Arc<TableSchema>)> = None;
         for pack in &self.current.load().packs {
             let known = best.as_ref().map_or(than, |(slice, _)| slice.state);
@@ -118,8 +119,8 @@ impl Packs {
     /// Every user with a slice, some of them more than once.
     ///
     /// # Errors
-    /// What is wrong with a pack, in words.
-    pub(crate) fn users(&self) -> Result<Vec<UserId>, String> {
+    /// What is wrong with a pack, or why it cannot be read now.
+    pub(crate) fn users(&self) -> Result<Vec<UserId>, Unread> {
         let mut users = Vec::new();
         for pack in &self.current.load().packs {
             pack.users(&mut users)?;

@@ -55,7 +55,7 @@ impl Database {
             other => other,
         })?;
         let found = packs.find(&self.catalog(), table.id, user, version.manifest.flushed_seq);
-        let Some((slice, schema)) = found.map_err(damaged)? else { return Ok(()) };
+        let Some((slice, schema)) = found.map_err(|e| e.of(&partition.id))? else { return Ok(()) };
         if slice.state > self.visible() {
             let (state, last) = (slice.state, self.visible());
             return Err(damaged(format!(

@@ -238,7 +238,7 @@ impl Merging {
         for pack in packs {
             let schema = schema_of(catalog, table.id, &pack.meta).map_err(Error::Corrupt)?;
             let mut slices = pack.slices(schema);
-            let first = slices.next_user().map_err(Error::Corrupt)?;
+            let first = slices.next_user()?;
             inputs.push((slices, first));
         }
         Ok(Self { inputs, schema: table.schema.clone() })
@@ -250,11 +250,11 @@ impl Merging {
         };
         let mut newest: Option<Slice> = None;
         for (slices, next) in self.inputs.iter_mut().filter(|(_, next)| next.as_ref() == Some(&user)) {
-            let slice = slices.slice().map_err(Error::Corrupt)?.project(slices.schema(), &self.schema)?;
+            let slice = slices.slice()?.project(slices.schema(), &self.schema)?;
             if newest.as_ref().is_none_or(|newest| newest.state < slice.state) {
                 newest = Some(slice);
             }
-            *next = slices.next_user().map_err(Error::Corrupt)?;
+            *next = slices.next_user()?;
         }
         Ok(newest.map(|slice| (user, slice)))
     }

@@ -4,8 +4,8 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use arrow::array::{Array, AsArray, RecordBatch, StringViewArray};
 use arrow::compute::concat_batches;
@@ -15,7 +15,8 @@ use kalamdb_wal::{Access, Disk};
 use parking_lot::Mutex;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+    RowSelection,
 };
 use parquet::bloom_filter::Sbbf;
 use parquet::data_type::ByteArray;
@@ -26,9 +27,13 @@ use super::manifest::PackMeta;
 use super::slice::Slice;
 use crate::ids::{Seq, UserId};
 use crate::schema::TableSchema;
+use crate::unread::{Once, Unread};
 
 /// Pages decoded at a time for a reader that goes through the users in order.
 const AHEAD: usize = 16;
+
+/// Rows per batch for readers of many users.
+const SCAN_ROWS: usize = 8_192;
 
 /// One pack file.
 #[derive(Debug)]
@@ -36,7 +41,7 @@ pub(crate) struct Pack {
     pub(crate) meta: PackMeta,
     path: PathBuf,
     disk: Arc<dyn Disk>,
-    loaded: OnceLock<Result<Loaded, String>>,
+    loaded: Once<Loaded>,
     recent: Mutex<Option<Arc<Block>>>,
     /// No manifest names it any more: the file goes when the last reader does.
     obsolete: AtomicBool,
@@ -72,7 +77,7 @@ struct Block {
 impl Pack {
     pub(crate) fn new(meta: PackMeta, dir: &std::path::Path, disk: Arc<dyn Disk>) -> Self {
         let path = dir.join(&meta.path);
-        let (loaded, recent, obsolete) = (OnceLock::new(), Mutex::default(), AtomicBool::new(false));
+        let (loaded, recent, obsolete) = (Once::default(), Mutex::default(), AtomicBool::new(false));
         Self { meta, path, disk, loaded, recent, obsolete }
     }
 
@@ -84,8 +89,8 @@ impl Pack {
     /// The user's slice, if the pack has one. `schema` is that of the pack's version.
     ///
     /// # Errors
-    /// What is wrong with the file, in words; also on every later call.
-    pub(crate) fn find(&self, user: &UserId, schema: &TableSchema) -> Result<Option<Slice>, String> {
+    /// What is wrong with the file, also on every later call; or why it cannot be read now.
+    pub(crate) fn find(&self, user: &UserId, schema: &TableSchema) -> Result<Option<Slice>, Unread> {
         let loaded = self.load()?;
         let Some(pages) = loaded.pages_of(user.as_str()) else { return Ok(None) };
         if !loaded.pages[pages.clone()].iter().any(|page| loaded.passes_bloom(page.group, user)) {
@@ -96,14 +101,14 @@ impl Pack {
         if first == end {
             return Ok(None);
         }
-        slice(&block.rows.slice(first, end - first), schema).map(Some)
+        Ok(Some(slice(&block.rows.slice(first, end - first), schema)?))
     }
 
     /// True if the pack has a slice of the user.
     ///
     /// # Errors
     /// See [`Pack::find`].
-    pub(crate) fn holds(&self, user: &UserId) -> Result<bool, String> {
+    pub(crate) fn holds(&self, user: &UserId) -> Result<bool, Unread> {
         let loaded = self.load()?;
         let Some(pages) = loaded.pages_of(user.as_str()) else { return Ok(false) };
         if !loaded.pages[pages.clone()].iter().any(|page| loaded.passes_bloom(page.group, user)) {
@@ -117,14 +122,8 @@ impl Pack {
     ///
     /// # Errors
     /// See [`Pack::find`].
-    pub(crate) fn users(&self, into: &mut Vec<UserId>) -> Result<(), String> {
-        let loaded = self.load()?;
-        let columns = ProjectionMask::leaves(loaded.metadata.parquet_schema(), [0]);
-        let reader =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(loaded.bytes.clone(), loaded.metadata.clone())
-                .with_projection(columns)
-                .build()
-                .map_err(|e| e.to_string())?;
+    pub(crate) fn users(&self, into: &mut Vec<UserId>) -> Result<(), Unread> {
+        let reader = self.reader(&[0], None)?;
         let mut last = String::new();
         for batch in reader {
             let batch = batch.map_err(|e| e.to_string())?;
@@ -139,6 +138,31 @@ impl Pack {
         Ok(())
     }
 
+    /// Reads the file's columns at `roots`, of all rows or of some, which rise.
+    ///
+    /// # Errors
+    /// See [`Pack::find`].
+    pub(crate) fn reader(
+        &self,
+        roots: &[usize],
+        rows: Option<&[Range<usize>]>,
+    ) -> Result<ParquetRecordBatchReader, Unread> {
+        let loaded = self.load()?;
+        let columns = ProjectionMask::roots(loaded.metadata.parquet_schema(), roots.iter().copied());
+        let builder =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(loaded.bytes.clone(), loaded.metadata.clone())
+                .with_projection(columns)
+                .with_batch_size(SCAN_ROWS);
+        let builder = match rows {
+            None => builder,
+            Some(rows) => {
+                let total = usize::try_from(self.meta.rows).map_err(|e| e.to_string())?;
+                builder.with_row_selection(RowSelection::from_consecutive_ranges(rows.iter().cloned(), total))
+            }
+        };
+        Ok(builder.build().map_err(|e| e.to_string())?)
+    }
+
     /// All slices in the order of their users. Memory for a few pages at a time.
     ///
     /// # Errors
@@ -148,7 +172,7 @@ impl Pack {
     }
 
     /// The first user after another one.
-    fn user_after(&self, user: Option<&str>) -> Result<Option<UserId>, String> {
+    fn user_after(&self, user: Option<&str>) -> Result<Option<UserId>, Unread> {
         let loaded = self.load()?;
         let at = loaded.pages.partition_point(|page| user.is_some_and(|user| &*page.max <= user));
         if at == loaded.pages.len() {
@@ -156,19 +180,17 @@ impl Pack {
         }
         let block = self.block(loaded, at..at + 1)?;
         let next = UserRows(&block.users).first(|other| user.is_none_or(|user| other > user));
-        UserId::new(block.users.value(next)).map(Some).map_err(|e| e.to_string())
+        Ok(Some(UserId::new(block.users.value(next)).map_err(|e| e.to_string())?))
     }
 
-    fn load(&self) -> Result<&Loaded, String> {
-        let loaded = self.loaded.get_or_init(|| self.read());
-        loaded.as_ref().map_err(|reason| format!("{}/{}: {reason}", super::DIR, self.meta.path))
-    }
-
-    fn read(&self) -> Result<Loaded, String> {
-        let bytes =
-            self.disk.open(&self.path).and_then(|file| file.map(Access::Parts)).map_err(|e| e.to_string())?;
-        verify(&bytes, &self.meta)?;
-        Loaded::new(bytes)
+    fn load(&self) -> Result<&Loaded, Unread> {
+        self.loaded.get_or_read(|| {
+            let name = format!("{}/{}", super::DIR, self.meta.path);
+            let mapped = self.disk.open(&self.path).and_then(|file| file.map(Access::Parts));
+            let bytes = mapped.map_err(|e| Unread::io(&name, e))?;
+            let loaded = verify(&bytes, &self.meta).and_then(|()| Loaded::new(bytes));
+            Ok(loaded.map_err(|reason| format!("{name}: {reason}"))?)
+        })
     }
 
     fn block(&self, loaded: &Loaded, pages: Range<usize>) -> Result<Arc<Block>, String> {
@@ -189,7 +211,7 @@ impl Pack {
 
     /// Bytes it takes in memory, the mapped file apart.
     pub(crate) fn memory(&self) -> usize {
-        let Some(Ok(loaded)) = self.loaded.get() else { return size_of::<Self>() };
+        let Some(loaded) = self.loaded.get() else { return size_of::<Self>() };
         let pages: usize = loaded.pages.iter().map(|p| size_of::<Page>() + p.min.len() + p.max.len()).sum();
         let blooms: usize = loaded.blooms.iter().flatten().map(|bloom| bloom.num_blocks() * 32).sum();
         let recent = self.recent.lock().as_ref().map_or(0, |block| block.rows.get_array_memory_size());
@@ -346,7 +368,7 @@ impl Slices {
     }
 
     /// The next user.
-    pub(crate) fn next_user(&mut self) -> Result<Option<UserId>, String> {
+    pub(crate) fn next_user(&mut self) -> Result<Option<UserId>, Unread> {
         if self.done {
             return Ok(None);
         }
@@ -356,8 +378,8 @@ impl Slices {
     }
 
     /// The slice of the user that [`Slices::next_user`] gave last.
-    pub(crate) fn slice(&self) -> Result<Slice, String> {
+    pub(crate) fn slice(&self) -> Result<Slice, Unread> {
         let user = self.user.as_ref().ok_or("no user was asked for")?;
-        self.pack.find(user, &self.schema)?.ok_or_else(|| format!("the slice of {user} is gone"))
+        Ok(self.pack.find(user, &self.schema)?.ok_or_else(|| format!("the slice of {user} is gone"))?)
     }
 }

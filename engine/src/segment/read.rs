@@ -24,6 +24,7 @@ use crate::marks::Marks;
 use crate::project::{Source, source};
 use crate::schema::TableSchema;
 use crate::stats::ColumnStats;
+use crate::unread::{Once, Unread};
 
 /// Why a partition is closed; shared by its segments, set by the first that finds itself damaged.
 pub type Damage = Arc<OnceLock<String>>;
@@ -38,7 +39,7 @@ pub struct Segment {
     disk: Arc<dyn Disk>,
     /// Rows superseded or deleted since the file was written.
     pub marks: Marks,
-    loaded: OnceLock<std::result::Result<Loaded, String>>,
+    loaded: Once<Loaded>,
     damage: Damage,
     /// Where its rows went, once a compaction replaced it. Set under the partition's commit lock.
     relocated: OnceLock<Relocated>,
@@ -90,7 +91,7 @@ impl Segment {
     ) -> Self {
         let path = dir.join(&meta.path);
         let (min_key, max_key) = (unhex(&meta.min_key), unhex(&meta.max_key));
-        let (loaded, keys, relocated) = (OnceLock::new(), Mutex::default(), OnceLock::new());
+        let (loaded, keys, relocated) = (Once::default(), Mutex::default(), OnceLock::new());
         Self { meta, schema, partition, path, disk, marks, loaded, damage, relocated, min_key, max_key, keys }
     }
 
@@ -164,14 +165,26 @@ impl Segment {
     /// Maps the file and parses its footer, once; the file's checksum is verified then.
     ///
     /// # Errors
-    /// [`Error::PartitionDamaged`] if the file is missing or not what the manifest says; also on every later call.
+    /// [`Error::PartitionDamaged`] if the file is missing or not what the manifest says; also on every later call. Another
+    /// I/O error if it cannot be read now: the next call tries again.
     pub fn load(&self) -> Result<&Loaded> {
-        self.loaded.get_or_init(|| self.read()).as_ref().map_err(|reason| self.damaged(reason))
+        self.loaded.get_or_read(|| self.read()).map_err(|unread| match unread {
+            Unread::Damaged(reason) => self.damaged(reason),
+            Unread::NotNow(error) => error,
+        })
     }
 
-    fn read(&self) -> std::result::Result<Loaded, String> {
-        let file = self.disk.open(&self.path).map_err(|e| e.to_string())?;
-        let bytes = file.map(Access::Whole).map_err(|e| e.to_string())?;
+    fn read(&self) -> std::result::Result<Loaded, Unread> {
+        let mapped = self.disk.open(&self.path).and_then(|file| file.map(Access::Whole));
+        let bytes = mapped.map_err(|e| match Unread::io(&self.meta.path, e) {
+            // The name is put before every damage.
+            Unread::Damaged(_) => Unread::from("it is missing or cut short"),
+            now => now,
+        })?;
+        Ok(self.parsed(bytes)?)
+    }
+
+    fn parsed(&self, bytes: Bytes) -> std::result::Result<Loaded, String> {
         if bytes.len() as u64 != self.meta.bytes {
             return Err(format!("{} bytes where the manifest says {}", bytes.len(), self.meta.bytes));
         }
@@ -189,7 +202,7 @@ impl Segment {
 
     /// Bytes it takes in memory, the mapped file apart.
     pub(crate) fn memory(&self) -> usize {
-        let loaded = self.loaded.get().and_then(|loaded| loaded.as_ref().ok());
+        let loaded = self.loaded.get();
         let parsed = loaded.map_or(0, |loaded| {
             let groups: usize = loaded.groups.iter().map(GroupIndex::memory).sum();
             loaded.parquet.memory_size() + groups
