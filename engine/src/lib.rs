@@ -7,6 +7,7 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+mod all_users;
 pub mod alter;
 mod array_memory;
 pub mod catalog;
@@ -69,6 +70,7 @@ mod views;
 mod widen;
 mod write;
 
+pub use all_users::{AllUsers, SmallUsers, SmallUsersReader, UsersBatch};
 pub use alter::{AlterTable, NewColumn, TableChange};
 pub use arrow;
 pub use catalog::{

@@ -12,15 +12,16 @@
 //! becomes the rows of its memtable, with the difference that the log need not have them: see
 //! [`crate::memtable::Memtable::durable`].
 //!
-//! [`flush`] writes packs, [`merge`] keeps them few, [`read`] finds slices.
+//! [`flush`] writes packs, [`merge`] keeps them few, [`read`] finds slices, [`scan`] goes through many.
 
 mod expire;
 pub(crate) mod flush;
-mod list;
+pub(crate) mod list;
 mod lookup;
 mod manifest;
 pub(crate) mod merge;
 pub(crate) mod read;
+pub(crate) mod scan;
 mod slice;
 pub(crate) mod write;
 

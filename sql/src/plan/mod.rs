@@ -1,7 +1,8 @@
 //! The leaves of every plan over an engine table: [`MemtableScanExec`] for rows in memory, [`SegmentScanExec`] for rows
-//! in Parquet, and [`KeyLookupExec`] for the few rows of either that have some keys.
+//! in Parquet, [`KeyLookupExec`] for the few rows of either that have some keys, and [`UsersScanExec`] for many small users
+//! of a USER table together.
 //!
-//! All read chunks pinned by a partition view and leave out exactly the rows that the view hides, before any filter or
+//! The first three read chunks pinned by a partition view and leave out exactly the rows that the view hides, before any filter or
 //! limit sees them; which pushdowns are legal over hidden rows is decided in [`segment_files`] alone.
 
 mod key_lookup;
@@ -10,6 +11,7 @@ mod pruning;
 mod segment_files;
 mod segment_reader;
 mod segment_scan;
+mod users_scan;
 
 use std::fmt;
 
@@ -20,6 +22,7 @@ pub(crate) use memtable_scan::{HotChunk, MemtableScanExec};
 pub(crate) use pruning::prune_segments;
 pub(crate) use segment_files::ColdChunk;
 pub(crate) use segment_scan::{SegmentScan, SegmentScanExec};
+pub(crate) use users_scan::UsersScanExec;
 
 /// Shows in EXPLAIN what a leaf gives: its columns, and how many rows at most.
 fn show_output(f: &mut fmt::Formatter<'_>, schema: &Schema, limit: Option<usize>) -> fmt::Result {

@@ -24,7 +24,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExecBuilder;
 use datafusion::physical_plan::union::UnionExec;
 use kalamdb_engine::{
-    ChunkView, PartitionView, SEQ, Segment, Table, TableId, TableKind, TableSchema, UserId,
+    AllUsers, ChunkView, PartitionView, SEQ, Segment, SmallUsers, Table, TableId, TableKind, TableSchema,
+    UserId,
 };
 
 use super::USER;
@@ -34,7 +35,7 @@ use super::shape::Shape;
 use crate::error::Error;
 use crate::plan::{
     ColdChunk, FoundRows, HotChunk, KeyLookupExec, LookupShape, MemtableScanExec, ScanColumn, SegmentScan,
-    SegmentScanExec, prune_segments,
+    SegmentScanExec, UsersScanExec, prune_segments,
 };
 use crate::statement::StatementContext;
 
@@ -175,10 +176,32 @@ impl EngineTable {
         }))
     }
 
+    /// All users of the table, if the statement reads them together: none of them by name, and no row to be changed.
+    async fn all_users(&self, filters: &[Expr]) -> Result<Option<AllUsers>, Error> {
+        let one_by_one = !self.reference.all_users
+            || self.table().kind != TableKind::User
+            || self.narrowed.is_some()
+            || self.ctx.transaction.is_some()
+            || self.reference.shape.columns.contains(&ScanColumn::RowAddress)
+            || filters.iter().any(|filter| owners_named_by(filter).is_some());
+        if one_by_one {
+            return Ok(None);
+        }
+        let database = self.ctx.instance.database();
+        Ok(Some(database.all_users(&self.ctx.snapshot, self.table()).await?))
+    }
+
     async fn chunks(&self, filters: &[Expr]) -> Result<Chunks> {
         let mut chunks = Chunks::default();
         let tombstones = self.reference.shows_deleted();
-        for user in self.owners(filters).await.map_err(Error::into_datafusion)? {
+        let owners = match self.all_users(filters).await.map_err(Error::into_datafusion)? {
+            None => self.owners(filters).await.map_err(Error::into_datafusion)?,
+            Some(AllUsers { large, small }) => {
+                chunks.small = Some(small).filter(|small| small.parts() > 0);
+                large.into_iter().map(Some).collect()
+            }
+        };
+        for user in owners {
             let view = self.scans.view(&self.ctx, self.table(), user.as_ref()).await;
             let view = view.map_err(Error::into_datafusion)?;
             let addresses = match &self.narrowed {
@@ -281,6 +304,8 @@ struct Chunks {
     hot: Vec<HotChunk>,
     cold: Vec<ColdChunk>,
     newer: Vec<ColdChunk>,
+    /// Users of whom there may be very many.
+    small: Option<Arc<SmallUsers>>,
 }
 
 impl Chunks {
@@ -384,6 +409,14 @@ impl TableProvider for EngineTable {
         }
         for (written, chunks) in by_version(chunks.newer) {
             plans.push(self.newer_scan(state, written, chunks, &output)?);
+        }
+        if let Some(users) = chunks.small {
+            let (table, partitions) =
+                (self.table().qualified_name().into(), state.config().target_partitions());
+            let (columns, schema) = (output.columns.clone(), output.schema.clone());
+            let deleted = self.reference.shows_deleted();
+            let scan = UsersScanExec::new(table, users, columns, schema, deleted, partitions, output.limit)?;
+            plans.push(Arc::new(scan));
         }
         if !chunks.hot.is_empty() || plans.is_empty() {
             let table = self.table().qualified_name().into();

@@ -101,6 +101,7 @@ async fn metrics(ctx: &StatementContext) -> Result<Vec<Vec<Cell>>> {
         ("kalamdb_stream_rows", streams.rows),
         ("kalamdb_stream_bytes", streams.bytes as u64),
         ("kalamdb_visible_seq", database.visible()),
+        ("kalamdb_background_failures", database.background_failures().len() as u64),
         ("kalamdb_live_queries", ctx.instance.live().count() as u64),
         ("kalamdb_running_statements", ctx.instance.running().list().len() as u64),
     ];

@@ -119,6 +119,51 @@ async fn a_dba_who_names_user_reads_and_writes_all_partitions() {
 }
 
 #[tokio::test]
+async fn many_small_users_are_read_together_wherever_their_rows_are() {
+    let server = Server::start().await;
+    let mut root = server.root();
+    root.run("CREATE NAMESPACE app; CREATE USER TABLE app.notes (id INT PRIMARY KEY, text TEXT)").await;
+    let rows = |users: std::ops::Range<i32>| {
+        let rows = users.flat_map(|n| (0..3).map(move |id| format!("('u{n:03}', {id}, 'text {id}')")));
+        rows.collect::<Vec<_>>().join(", ")
+    };
+    let insert = |users| format!("INSERT INTO app.notes (_user, id, text) VALUES {}", rows(users));
+    // In a pack; in a pack and changed since; only in memory; with a newer schema.
+    root.run(&format!("{}; FLUSH TABLE app.notes", insert(0..200))).await;
+    root.run("ALTER TABLE app.notes ADD COLUMN stars INT DEFAULT 5").await;
+    root.run("UPDATE app.notes SET text = 'new' WHERE _user = 'u007' AND id = 1").await;
+    root.run("DELETE FROM app.notes WHERE _user = 'u008'").await;
+    root.run(&insert(200..250)).await;
+    let plan = root.plan("SELECT _user, text FROM app.notes").await;
+    assert!(plan.contains("UsersScanExec: table=app.notes"), "{plan}");
+    assert!(!plan.contains("MemtableScanExec"), "{plan}");
+    let counts =
+        "SELECT count(*), count(DISTINCT _user), sum(stars), count(text) FROM app.notes WHERE _user <> ''";
+    assert_eq!(root.rows(counts).await, json!([[747, 249, 3735, 747]]));
+    let some = "SELECT _user, id, text, stars FROM app.notes WHERE text = 'new' OR _user LIKE 'u24%' AND id = 2 \
+                ORDER BY _user LIMIT 2";
+    assert_eq!(root.rows(some).await, json!([["u007", 1, "new", 5], ["u240", 2, "text 2", 5]]));
+    let deleted = "SELECT _user, id, _deleted FROM app.notes WHERE _deleted ORDER BY id";
+    assert_eq!(root.rows(deleted).await, json!([["u008", 0, true], ["u008", 1, true], ["u008", 2, true]]));
+    let again =
+        "SELECT a._user FROM app.notes a JOIN app.notes b ON a._user = b._user AND a.id < b.id GROUP BY 1";
+    assert_eq!(root.rows(&format!("SELECT count(*) FROM ({again})")).await, json!([[249]]));
+    assert_eq!(
+        root.rows("SELECT id FROM app.notes WHERE _user IS NOT NULL LIMIT 4").await.as_array().unwrap().len(),
+        4
+    );
+    root.run("FLUSH TABLE app.notes; COMPACT TABLE app.notes").await;
+    assert_eq!(root.rows(counts).await, json!([[747, 249, 3735, 747]]));
+    // Whoever changes rows across users still reads them one by one.
+    let changed = root.run("UPDATE app.notes SET stars = 1 WHERE id = 0 AND _user < 'u100'").await;
+    assert_eq!(changed.affected_rows, Some(99));
+    assert_eq!(
+        root.rows("SELECT count(*) FROM app.notes WHERE stars = 1 AND _user IS NOT NULL").await,
+        json!([[99]])
+    );
+}
+
+#[tokio::test]
 async fn a_shared_table_opens_as_far_as_its_access_says() {
     let server = Server::start().await;
     let mut root = server.root();
