@@ -40,6 +40,9 @@ use crate::vectors::Vectors;
 /// Rows per batch handed to the Parquet writer.
 const BATCH_ROWS: usize = 8_192;
 
+/// Batches that are in order and not encoded yet, at most.
+const BATCHES_AHEAD: usize = 2;
+
 /// What a flush did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FlushOutcome {
@@ -274,8 +277,21 @@ fn write_segment(
         purpose: "flush",
     };
     let mut writer = SegmentWriter::create(database.disk(), &partition.dir, &spec)?;
-    for (rows, tombstones) in [(&rows.live, false), (&rows.tombstones, true)] {
-        rows.batches(table, tombstones).try_for_each(|batch| writer.push(&batch?, tombstones))?;
+    let parts = [(&rows.live, false), (&rows.tombstones, true)];
+    let batches = parts
+        .into_iter()
+        .flat_map(|(rows, tombstones)| rows.batches(table, tombstones).map(move |batch| (batch, tombstones)));
+    let mut push = |(batch, tombstones): (Result<RecordBatch>, bool)| writer.push(&batch?, tombstones);
+    if spec.rows <= BATCH_ROWS {
+        batches.into_iter().try_for_each(push)?;
+    } else {
+        // Putting rows in order and encoding them take about as long: one thread does the first a little ahead.
+        std::thread::scope(|scope| {
+            let (ordered, encoded) = std::sync::mpsc::sync_channel(BATCHES_AHEAD);
+            // It ends early if nobody encodes any more, which says why itself.
+            scope.spawn(move || batches.into_iter().try_for_each(|batch| ordered.send(batch)));
+            encoded.into_iter().try_for_each(&mut push)
+        })?;
     }
     writer.finish(place)
 }
