@@ -64,6 +64,59 @@ fn fill(fixture: &Fixture, from: i64) -> Outcome<()> {
     evens.chain(odds).try_for_each(|first| fixture.insert(first..first + 1_000, 1_000))
 }
 
+/// A partition that reaches its limit of rows.
+#[derive(Debug)]
+pub struct Start;
+
+impl Comparison for Start {
+    fn name(&self) -> &'static str {
+        "engine-flush-start"
+    }
+
+    fn run(&self, place: &Place) -> Outcome<Vec<Sample>> {
+        const LIMIT: i64 = 1_000;
+        let dir = place.dir()?;
+        let fixture = Fixture::limited(place, &dir.path().join("db"), LIMIT as u64)?;
+        let mut slowest = 0.0f64;
+        for round in 0..20 {
+            let first = round * LIMIT;
+            fixture.insert(first..first + LIMIT - 1, LIMIT as usize)?;
+            let segments = newest_id(&fixture)?;
+            let begun = Instant::now();
+            fixture.insert(first + LIMIT - 1..first + LIMIT, 1)?;
+            // Begun when its rows are set apart, or done already.
+            while !is_flushing(&fixture)? && newest_id(&fixture)? == segments {
+                std::thread::yield_now();
+            }
+            slowest = slowest.max(begun.elapsed().as_secs_f64() * 1e3);
+            while is_flushing(&fixture)? || newest_id(&fixture)? == segments {
+                std::thread::yield_now();
+            }
+        }
+        fixture.close()?;
+        Ok(vec![Sample {
+            work:
+                "engine: from the commit that reaches the limit of rows until the flush begins, slowest of 20"
+                    .into(),
+            beside: "100 ms",
+            ours: slowest,
+            theirs: 100.0,
+            unit: "ms",
+            budget: Budget::AtMost(1.0),
+        }])
+    }
+}
+
+fn is_flushing(fixture: &Fixture) -> Outcome<bool> {
+    let version = fixture.database.partition_version(&fixture.table, None)?;
+    Ok(version.is_some_and(|version| version.frozen.is_some()))
+}
+
+fn newest_id(fixture: &Fixture) -> Outcome<u64> {
+    let version = fixture.database.partition_version(&fixture.table, None)?;
+    Ok(version.and_then(|version| version.segments.last().map(|segment| segment.meta().id)).unwrap_or(0))
+}
+
 /// Eight segments whose keys lie between each other become one.
 #[derive(Debug)]
 pub struct Compaction;

@@ -39,6 +39,7 @@ pub fn all() -> Vec<Box<dyn report::Comparison>> {
         Box::new(engine_commit::Writers),
         Box::new(engine_scan::Scan),
         Box::new(engine_flush::Flush),
+        Box::new(engine_flush::Start),
         Box::new(engine_flush::Compaction),
         Box::new(engine_lookup::Lookup),
         Box::new(engine_projection::Projected),

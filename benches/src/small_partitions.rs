@@ -2,10 +2,12 @@
 //! what opening it and keeping its users in memory costs.
 
 use std::fs;
+use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use kalamdb_engine::read::live_rows;
 use kalamdb_engine::{
     CompactionConfig, Config, Database, Ddl, MemoryReport, PartitionWrite, Table, TableKind, UserId,
 };
@@ -48,6 +50,14 @@ impl Comparison for SmallPartitions {
             line("files per 1,000 users", files, packed.files, alone.files, "files", Budget::None),
             line("bytes on disk per user", files, packed.bytes, alone.bytes, "bytes", Budget::None),
             line("opening", "one second", packed.open_ms, 1e3, "ms", Budget::AtMost(1.0)),
+            line(
+                "read across all of them, per user",
+                "a view of each",
+                packed.scan_us,
+                packed.views_us,
+                "us",
+                Budget::AtMost(1.0),
+            ),
             line("loaded after opening", "one partition", packed.loaded + 1.0, 1.0, "", Budget::AtMost(1.0)),
             line(
                 "hot partition beside rows",
@@ -67,6 +77,9 @@ struct Measured {
     files: f64,
     bytes: f64,
     open_ms: f64,
+    /// Reading all rows of all users, per user: together, and one after the other.
+    scan_us: f64,
+    views_us: f64,
     /// Users' partitions that opening loaded.
     loaded: f64,
     hot_bytes: f64,
@@ -96,15 +109,50 @@ fn measure(place: &Place, users: usize, pack_rows: u64) -> Outcome<Measured> {
     let database = runtime.block_on(Database::open(config(place, &dir, pack_rows)))?;
     let open_ms = begun.elapsed().as_secs_f64() * 1e3;
     let loaded = database.loaded_partitions().iter().filter(|(id, _)| id.user.is_some()).count();
+    let (scan_us, views_us) = (scan(&runtime, &database, users)?, views(&runtime, &database, users)?);
     runtime.block_on(database.close())?;
     Ok(Measured {
         flush_us,
         files: files as f64 * 1e3 / users as f64,
         bytes: bytes as f64 / users as f64,
         open_ms,
+        scan_us,
+        views_us,
         loaded: loaded as f64,
         hot_bytes: beside_rows(&hot, users),
     })
+}
+
+/// Reads a column of the rows of all users at once; microseconds per user.
+fn scan(runtime: &Runtime, database: &Arc<Database>, users: usize) -> Outcome<f64> {
+    let table = database.catalog().table("default", "rows").ok_or("no table")?.clone();
+    let begun = Instant::now();
+    let all = runtime.block_on(database.all_users(&database.snapshot(), &table))?;
+    let mut rows = 0;
+    for part in 0..all.small.parts() {
+        for batch in all.small.read(part, &[0, 3], false) {
+            rows += black_box(batch?).users.len();
+        }
+    }
+    let took = begun.elapsed().as_secs_f64() * 1e6 / users as f64;
+    if all.large.is_empty() && rows as i64 != users as i64 * ROWS {
+        return Err("rows are missing".into());
+    }
+    Ok(took)
+}
+
+/// The same by a view of each user, of the first of them.
+fn views(runtime: &Runtime, database: &Arc<Database>, users: usize) -> Outcome<f64> {
+    let table = database.catalog().table("default", "rows").ok_or("no table")?.clone();
+    let some = users.min(WITH_FILES);
+    let begun = Instant::now();
+    let snapshot = database.snapshot();
+    for user in 0..some {
+        let user = UserId::new(&format!("user-{user:06}"))?;
+        let view = runtime.block_on(database.view(&snapshot, &table, Some(&user)))?;
+        black_box(live_rows(&view)?);
+    }
+    Ok(begun.elapsed().as_secs_f64() * 1e6 / some as f64)
 }
 
 fn config(place: &Place, dir: &Path, pack_rows: u64) -> Config {

@@ -34,9 +34,17 @@ impl Fixture {
     /// # Errors
     /// From the database.
     pub fn open(place: &Place, dir: &Path) -> Outcome<Self> {
+        Self::limited(place, dir, u64::MAX)
+    }
+
+    /// The same; a partition with so many hot rows is flushed.
+    ///
+    /// # Errors
+    /// From the database.
+    pub fn limited(place: &Place, dir: &Path, flush_rows: u64) -> Outcome<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
         let compaction = CompactionConfig { workers: 0, bytes_per_second: 0, ..CompactionConfig::default() };
-        let config = Config { disk: place.disk(), flush_rows: u64::MAX, compaction, ..Config::new(dir) };
+        let config = Config { disk: place.disk(), flush_rows, compaction, ..Config::new(dir) };
         let database = runtime.block_on(Database::open(config))?;
         let known = database.catalog().table("default", "rows").cloned();
         let table = match known {
