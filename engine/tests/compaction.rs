@@ -4,7 +4,8 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use common::gate::{Gate, PATIENCE};
 use common::writer::{Writer, recovers};
@@ -447,4 +448,54 @@ async fn a_flipped_bit_is_not_copied_into_a_new_file_with_a_good_checksum() {
     assert_eq!(files(&disk, ""), before);
     let refused = database.commit(vec![insert(&table, None, &rows(50..51, "x"))]).await;
     assert!(matches!(refused, Err(Error::PartitionDamaged { .. })), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_compactions_as_there_are_workers_run_at_once_and_the_others_wait() {
+    let disk = SimDisk::new();
+    let (database, _) = timed(&disk, 2).await;
+    let held = Arc::new(AtomicBool::new(true));
+    disk.set_hook({
+        let held = held.clone();
+        move |operation, path: &Path| {
+            let compacting =
+                operation == Operation::Write && path.to_string_lossy().contains("batch-compaction");
+            let end = Instant::now() + PATIENCE;
+            while compacting && held.load(Ordering::SeqCst) && Instant::now() < end {
+                std::thread::yield_now();
+            }
+        }
+    });
+    let mut tables = Vec::new();
+    for n in 0..4 {
+        let table = create(&database, &format!("t{n}"), TableKind::Shared).await.unwrap();
+        for round in 0..4 {
+            database.commit(vec![insert(&table, None, &rows(round * 5..round * 5 + 5, "a"))]).await.unwrap();
+            database.flush(&table, None).await.unwrap();
+        }
+        tables.push(table);
+    }
+    until("two begin", || database.compactions().len() == 2).await;
+    // One that is commanded waits like the others, and readers and writers for none of them.
+    let commanded = compact_beside(&database, &tables[3]);
+    for table in &tables {
+        database.commit(vec![insert(table, None, &rows(100..103, "b"))]).await.unwrap();
+        assert_eq!(now(&database, table, None).await.len(), 23);
+    }
+    assert_eq!(database.compactions().len(), 2, "no more than there are workers");
+    held.store(false, Ordering::SeqCst);
+    commanded.await.unwrap().unwrap();
+    let segments = |n: usize| {
+        let dir = format!("default/t{n}/");
+        disk.files()
+            .iter()
+            .filter(|file| {
+                file.to_string_lossy().contains(&dir) && file.extension().is_some_and(|end| end == "parquet")
+            })
+            .count()
+    };
+    until("all are done", || (0..4).all(|n| segments(n) <= 2) && database.compactions().is_empty()).await;
+    for table in &tables {
+        assert_eq!(now(&database, table, None).await.len(), 23);
+    }
 }
