@@ -19,6 +19,10 @@ test-storage:
 sim seeds="5000":
     KALAMDB_SEEDS={{seeds}} cargo test --release -p kalamdb-engine --test model -- --nocapture
 
+# Tables in object stores, one of them a real S3 server: `KALAMDB_TEST_S3=http://127.0.0.1:8333 just stores`.
+stores:
+    cargo test -p kalamdb-engine --features object-stores --test object_stores --lib
+
 # The sqllogictest files whose names contain a word, in every state; without one, all of them.
 slt word="":
     KALAMDB_SLT={{word}} cargo test --workspace --test answers files

@@ -107,6 +107,9 @@ pub struct TableOptions {
     /// The storage location that `LOCATION REFERENCE` names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location_reference: Option<String>,
+    /// The object store that the files are in, by the name that [`crate::store::Stores`] knows it by; none is the local disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
     /// STREAM: seconds (as milliseconds) a row is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention_millis: Option<u64>,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::store::{NoStores, Stores};
 use kalamdb_wal::{Clock, Disk, RealDisk, Retain, SyncPolicy, SystemClock};
 
 /// What a database is opened with. Clock, disk and randomness are values, so that a whole database can run in a
@@ -14,6 +15,8 @@ pub struct Config {
     pub dir: PathBuf,
     /// The filesystem.
     pub disk: Arc<dyn Disk>,
+    /// Where tables are that are not on it.
+    pub stores: Arc<dyn Stores>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Seeds the random source; taken from the operating system if absent.
@@ -72,6 +75,7 @@ impl Config {
         Self {
             dir: dir.into(),
             disk: Arc::new(RealDisk),
+            stores: Arc::new(NoStores),
             clock: Arc::new(SystemClock),
             random_seed: None,
             node_id: 0,

@@ -16,6 +16,7 @@ use crate::ids::{NamespaceId, Seq, TableId, TableName};
 use crate::read::live_rows;
 use crate::row_checks::RowsNeeded;
 use crate::schema::TableSchema;
+use crate::store;
 use crate::system::{self, Cell, Row};
 use crate::views::{NewView, View};
 use crate::write::{Changed, OldRows, PartitionWrite, Removed};
@@ -284,6 +285,10 @@ impl Plan {
         // A renamed table keeps its directory.
         if taken || self.next.tables().any(|other| other.path == table.path) {
             table.path = format!("{}.{}", table.path, table.id);
+        }
+        if let Some(store) = &table.options.store {
+            // Never another table's, so that dropping one need not take its name away at one stroke.
+            table.path = format!("{}/{}-{}", store::mount_of(store), table.path, table.id);
         }
         self.insert.push((system::TABLES, system::table_row(&table)?));
         self.insert

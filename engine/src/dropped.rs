@@ -1,7 +1,8 @@
 //! What becomes of the files of dropped tables.
 //!
 //! A table is dropped when its rows in the `system` tables are: from then on no commit and no flush touches it. Its
-//! directory then loses its name at one stroke and is removed. A crash between those steps leaves a directory that the
+//! directory then loses its name at one stroke and is removed; in an object store, where no other table ever gets it, it keeps
+//! the name meanwhile. A crash between those steps leaves a directory that the
 //! next open removes; nothing else is ever removed, since what the catalog does not know it may only have lost.
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::ids::TableId;
 use crate::read::tombstone_rows;
+use crate::store;
 use crate::system::{self, Row};
 
 /// Part of the name that the directory of a dropped table has until it is removed. Names of tables have no dot there.
@@ -52,6 +54,9 @@ impl Database {
 fn remove_table_dir(disk: &dyn Disk, dir: &Path, id: TableId) -> Result<()> {
     if !disk.exists(dir).map_err(|e| Error::io(format!("look for {}", dir.display()), e))? {
         return Ok(());
+    }
+    if dir.components().any(|part| part.as_os_str().to_str().is_some_and(store::is_mounted)) {
+        return remove_dir(disk, dir);
     }
     let mut aside = dir.as_os_str().to_owned();
     aside.push(format!("{DROPPED}{id}"));

@@ -57,6 +57,7 @@ pub mod sim;
 mod snapshot;
 mod snowflake;
 mod stats;
+pub mod store;
 pub mod stream;
 mod sync;
 pub mod system;

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::ids::{PartitionId, UserId, from_path_component, path_component};
 use crate::partition::{Partition, Version};
 use crate::snapshot::Snapshot;
+use crate::store;
 use crate::view::PartitionView;
 
 impl Database {
@@ -163,6 +164,20 @@ impl Database {
             return Ok(None);
         }
         self.partition(table, id).map(Some)
+    }
+
+    /// Makes sure that an object store can be used.
+    ///
+    /// # Errors
+    /// An I/O error that says why not.
+    pub async fn check_store(self: &Arc<Self>, name: &str) -> Result<()> {
+        let (database, dir) = (self.clone(), self.tables_dir().join(store::mount_of(name)));
+        let looked = tokio::task::spawn_blocking(move || match database.disk().read_dir(&dir) {
+            // It may well be empty.
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("reach the object store", e)),
+            _ => Ok(()),
+        });
+        looked.await.unwrap_or_else(|e| Err(Error::internal("reach an object store", e)))
     }
 
     pub(crate) fn tables_dir(&self) -> PathBuf {

@@ -29,6 +29,7 @@ use crate::partition::{Partition, Version};
 use crate::read::live_rows;
 use crate::segment::Segment;
 use crate::sequencer::Sequencer;
+use crate::store::Volumes;
 use crate::stream::evictor;
 use crate::system::{self, FIRST_USER_TABLE, Row};
 use crate::view::Place;
@@ -72,7 +73,8 @@ impl Database {
     }
 }
 
-fn recover(config: Config, requests: Requests, compactions: Compactions) -> Result<Database> {
+fn recover(mut config: Config, requests: Requests, compactions: Compactions) -> Result<Database> {
+    config.disk = Arc::new(Volumes::new(config.disk.clone(), &config.dir, config.stores.clone()));
     let disk = config.disk.clone();
     durable::create_dir(disk.as_ref(), &config.dir)?;
     let lock_path = config.dir.join("kalamdb.lock");
