@@ -20,6 +20,8 @@ mod peer;
 mod private_file;
 mod serve;
 mod shutdown;
+#[cfg(feature = "object-stores")]
+mod stores;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

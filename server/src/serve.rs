@@ -108,6 +108,10 @@ fn options(loaded: &Loaded) -> Options {
     options.live.heartbeat = config.live.heartbeat.0;
     options.live.queue_bytes = config.live.queue.bytes();
     config.storage.apply(&mut options.engine);
+    #[cfg(feature = "object-stores")]
+    {
+        options.engine.stores = std::sync::Arc::new(crate::stores::EnvironmentStores);
+    }
     options.engine.retain.age = config.live.retention.0;
     options.engine.retain.bytes = config.live.retention_bytes.0;
     let setting = |Shown { name, value, source }| Setting { name, value, source };

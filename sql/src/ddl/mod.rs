@@ -124,13 +124,13 @@ pub(crate) async fn create_table(ctx: &StatementContext, wanted: &CreateTable) -
             .with_hint("its options are retention, max_buffer, ephemeral and access")
             .with_position(at));
     }
-    let _locations = match &wanted.location_reference {
+    let (_locations, store) = match &wanted.location_reference {
         Some((name, at)) => {
             let locked = ctx.instance.locations().lock().await;
-            locations::check_reference(ctx, name, *at).await?;
-            Some(locked)
+            let store = locations::check_reference(ctx, name, *at).await?;
+            (Some(locked), store)
         }
-        None => None,
+        None => (None, None),
     };
     let location_reference = wanted.location_reference.as_ref().map(|(name, _)| name.clone());
     let table = NewTable {
@@ -138,7 +138,7 @@ pub(crate) async fn create_table(ctx: &StatementContext, wanted: &CreateTable) -
         name: TableName::new(&wanted.table.name).map_err(|e| Error::from(e).with_position(at))?,
         kind: wanted.kind,
         schema: schema::build(ctx, wanted)?,
-        options: TableOptions { location_reference, ..wanted.options.clone() },
+        options: TableOptions { location_reference, store, ..wanted.options.clone() },
     };
     match ctx.instance.database().ddl(Ddl::CreateTable(Box::new(table))).await.map_err(Error::from) {
         Ok(_) => Ok(Outcome::message(format!("table {full_name} created"))),

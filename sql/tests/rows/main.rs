@@ -16,6 +16,7 @@ mod inserts;
 mod isolation;
 mod jobs;
 mod kept_plans;
+mod object_stores;
 mod plans;
 mod queries;
 mod runaways;
