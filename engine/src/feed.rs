@@ -242,7 +242,7 @@ impl Feed {
             self.piece = None;
             return Ok(commit.map_or(Place::CaughtUp, Place::Here));
         }
-        // A reader that stood there before a purge, or that stalled for too long, could read on in its piece.
+        // A reader that stalled for longer than the log is kept could read on in its piece.
         let asked = self.position + 1;
         let first = self.database.upgrade().ok_or(Error::Closed)?.log().first();
         if asked < first {
@@ -250,7 +250,7 @@ impl Feed {
             return Err(Error::Expired { asked, first });
         }
         match self.piece.as_ref().and_then(|piece| piece.get(asked)) {
-            Some(commit) => Ok(Place::Here(commit.clone())),
+            Some(commit) => Ok(Place::Here(commit)),
             None => Ok(Place::InLog(tail)),
         }
     }

@@ -7,9 +7,12 @@
 //!
 //! Nothing here pins the log. Retention removes what it must, even if somebody has yet to read it; a feed then says that
 //! its position has expired. So a reader that stalls for long holds neither disk nor, beyond one piece, memory.
+//!
+//! A purge empties every piece there is, also those that only a stalled reader holds, once the log's files are gone. One
+//! that is read at that moment, from a file that is still open, is thrown away: it was begun in an earlier era.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kalamdb_wal::Reader;
@@ -26,10 +29,10 @@ const PIECE_BYTES: usize = 64 << 10;
 /// Bytes of pieces that are kept for other readers.
 const KEPT_BYTES: usize = 8 << 20;
 
-/// A run of commits out of the log: at least one, without gap.
+/// A run of commits out of the log: at least one, without gap; none once a purge has emptied it.
 #[derive(Debug)]
 pub(crate) struct Piece {
-    commits: Vec<Arc<Commit>>,
+    commits: Mutex<Vec<Arc<Commit>>>,
     bytes: usize,
 }
 
@@ -47,13 +50,18 @@ struct Kept {
     /// The one used last is at the end.
     pieces: VecDeque<Arc<Piece>>,
     bytes: usize,
+    /// How often everything was forgotten.
+    era: u64,
+    /// All pieces of this era, also those that only readers hold; and those that are gone, until there are too many.
+    all: Vec<Weak<Piece>>,
 }
 
 impl Piece {
     /// The commit with this sequence, if it is one of these.
-    pub(crate) fn get(&self, seq: Seq) -> Option<&Arc<Commit>> {
-        let first = self.commits.first()?.seq;
-        self.commits.get(usize::try_from(seq.checked_sub(first)?).ok()?)
+    pub(crate) fn get(&self, seq: Seq) -> Option<Arc<Commit>> {
+        let commits = self.commits.lock();
+        let first = commits.first()?.seq;
+        commits.get(usize::try_from(seq.checked_sub(first)?).ok()?).cloned()
     }
 }
 
@@ -92,15 +100,23 @@ impl History {
 
     /// The same on the calling thread, in no turn.
     pub(crate) fn read(&self, database: &Database, seq: Seq, tail: Seq) -> Result<Option<Arc<Piece>>> {
-        if let Some(piece) = self.kept.lock().find(seq) {
-            return Ok(Some(piece));
-        }
-        let piece = read(database, seq, tail)?.map(Arc::new);
-        if let Some(piece) = &piece {
+        loop {
+            let era = {
+                let mut kept = self.kept.lock();
+                if let Some(piece) = kept.find(seq) {
+                    return Ok(Some(piece));
+                }
+                kept.era
+            };
+            let Some(piece) = read(database, seq, tail)?.map(Arc::new) else { return Ok(None) };
             self.pieces_read.fetch_add(1, Ordering::Relaxed);
-            self.kept.lock().keep(piece.clone());
+            let mut kept = self.kept.lock();
+            if kept.era == era {
+                kept.keep(piece.clone());
+                return Ok(Some(piece));
+            }
+            // Some of it may have been purged meanwhile: whether it may be read at all is asked anew.
         }
-        Ok(piece)
     }
 
     /// How many pieces were read since the start.
@@ -108,9 +124,17 @@ impl History {
         self.pieces_read.load(Ordering::Relaxed)
     }
 
-    /// Lets go of everything that is kept.
+    /// Empties every piece there is, whoever holds it, and lets none be kept that is being read. To be called when what
+    /// must be forgotten cannot be read from the log any more.
     pub(crate) fn forget(&self) {
-        *self.kept.lock() = Kept::default();
+        let forgotten = {
+            let mut kept = self.kept.lock();
+            let era = kept.era + 1;
+            std::mem::replace(&mut *kept, Kept { era, ..Kept::default() })
+        };
+        for piece in forgotten.all.iter().filter_map(Weak::upgrade) {
+            drop(std::mem::take(&mut *piece.commits.lock()));
+        }
     }
 }
 
@@ -124,6 +148,10 @@ impl Kept {
 
     fn keep(&mut self, piece: Arc<Piece>) {
         self.bytes += piece.bytes;
+        if self.all.len() == self.all.capacity() {
+            self.all.retain(|piece| piece.strong_count() > 0);
+        }
+        self.all.push(Arc::downgrade(&piece));
         self.pieces.push_back(piece);
         // The newest is kept in any case: somebody is about to use it.
         while self.bytes > KEPT_BYTES && self.pieces.len() > 1 {
@@ -140,20 +168,20 @@ fn read(database: &Database, seq: Seq, tail: Seq) -> Result<Option<Piece>> {
         other => other,
     };
     let mut reader = database.log().reader(seq).map_err(expired)?;
-    let mut piece = Piece { commits: Vec::new(), bytes: 0 };
-    while piece.bytes < PIECE_BYTES && reader.position() <= tail {
+    let (mut commits, mut bytes) = (Vec::new(), 0);
+    while bytes < PIECE_BYTES && reader.position() <= tail {
         match next(database, &mut reader) {
             Ok(Some(commit)) => {
-                piece.bytes += commit.bytes();
-                piece.commits.push(Arc::new(commit));
+                bytes += commit.bytes();
+                commits.push(Arc::new(commit));
             }
             Ok(None) => break,
             // What was read so far is good. Whoever gets to the rest hears of it then.
-            Err(_) if !piece.commits.is_empty() => break,
+            Err(_) if !commits.is_empty() => break,
             Err(error) => return Err(error),
         }
     }
-    Ok((!piece.commits.is_empty()).then_some(piece))
+    Ok((!commits.is_empty()).then(|| Piece { commits: Mutex::new(commits), bytes }))
 }
 
 fn next(database: &Database, reader: &mut Reader) -> Result<Option<Commit>> {

@@ -228,3 +228,26 @@ async fn who_writes_to_a_user_that_is_being_purged_waits_and_writes_to_an_empty_
     assert_eq!(now(&database, &tables[0], Some(&eve)).await, rows(0..2, "new").into_iter().collect());
     assert_eq!(secrets(&disk).iter().filter(|file| !file.contains("wal")).count(), 0, "{:?}", secrets(&disk));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_feeds_read_of_the_log_before_or_during_a_purge_is_not_in_memory_after_it() {
+    let disk = SimDisk::new();
+    let database = Database::open(opened(&disk)).await.unwrap();
+    filled(&database).await;
+    // One is in the middle of reading the log when it goes.
+    let gate = common::gate::Gate::before(&disk, kalamdb_wal::sim::Operation::Read, "/wal/");
+    let reading = tokio::spawn({
+        let mut feed = database.feed(0);
+        async move { feed.next().await }
+    });
+    gate.reached();
+    // One has read some of it and then stalls: what it would go on with is in memory.
+    let mut stalled = database.feed(0);
+    let seen = Arc::downgrade(&stalled.try_next().unwrap().unwrap());
+    assert!(seen.upgrade().is_some(), "kept for those who come after");
+    purge(&database).await.unwrap();
+    assert!(seen.upgrade().is_none(), "neither the reader nor the cache holds it");
+    gate.open();
+    assert!(matches!(reading.await.unwrap(), Err(Error::Expired { .. })), "what it has read is not used");
+    assert!(matches!(stalled.next().await, Err(Error::Expired { .. })));
+}
