@@ -323,6 +323,11 @@ impl Database {
         self.log.first().saturating_sub(1)
     }
 
+    /// What recovery would begin after now. What the log holds from [`Database::feed_begin`] to here is kept for feeds.
+    pub fn replay_begin(&self) -> Seq {
+        self.log.low_water().saturating_sub(1)
+    }
+
     /// How many pieces of the log were read for feeds that were behind what memory holds. Feeds near each other share
     /// one.
     pub fn feed_pieces_read(&self) -> u64 {
@@ -408,7 +413,7 @@ impl Database {
     }
 
     /// The newest commit that every snapshot, open or to come, sees.
-    pub(crate) fn horizon(&self) -> Seq {
+    pub fn horizon(&self) -> Seq {
         self.snapshots.horizon(|| self.sequencer.visible())
     }
 

@@ -27,6 +27,7 @@ pub(crate) async fn purge(ctx: &Arc<StatementContext>, wanted: &Purge) -> Result
         progress.expect(1);
         progress.go_on()?;
         instance.database().purge_user(&user).await.map_err(Error::from)?;
+        instance.live().user_purged(&user);
         progress.step()?;
         Ok(json!({"user": user.as_str()}))
     })

@@ -8,6 +8,7 @@ use kalamdb_engine::{PartitionId, Table};
 use serde_json::Value;
 
 use crate::auth::Identity;
+use crate::live::lease::Lease;
 use crate::live::outbox::Outbox;
 use crate::live::queries::Query;
 use crate::live::stream::Source;
@@ -23,6 +24,8 @@ pub(crate) struct Entry {
     pub(crate) outbox: Outbox,
     /// In the order of the request.
     pub(crate) subscriptions: Vec<Subscription>,
+    /// Where its initial rows come from.
+    pub(crate) lease: Lease,
     /// Which subscriptions a partition's changes concern.
     pub(crate) by_partition: HashMap<PartitionId, Vec<u32>>,
     /// Microseconds since the epoch.

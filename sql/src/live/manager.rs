@@ -19,6 +19,7 @@ use crate::live::connection::{Connection, Start};
 use crate::live::cursor::Cursor;
 use crate::live::entry::{End, Entry, Subscription};
 use crate::live::hub::Hub;
+use crate::live::lease::Lease;
 use crate::live::outbox::Outbox;
 use crate::live::program::Input;
 use crate::live::queries::Queries;
@@ -189,6 +190,25 @@ impl LiveQueryManager {
         }
     }
 
+    /// Every row of a user is gone, and with them what feeds would have told of that. Those that show such rows begin
+    /// again, and what waits for them is forgotten, also for one whose client does not read.
+    pub(crate) fn user_purged(&self, user: &UserId) {
+        let shows = |entry: &&Arc<Entry>| {
+            entry.subscriptions.iter().any(|s| s.query.partition.user.as_ref() == Some(user))
+        };
+        let concerned: Vec<Arc<Entry>> =
+            self.shared.registry.lock().connections.values().filter(shows).cloned().collect();
+        for entry in concerned {
+            entry.subscriptions.iter().for_each(|subscription| subscription.query.forget());
+            if entry.lease.take_away(None, "purged") {
+                entry.outbox.signal();
+            } else {
+                entry.outbox.begin_again();
+                self.shared.hub.let_go(&entry);
+            }
+        }
+    }
+
     /// All subscriptions, or those of one user, oldest first.
     pub(crate) fn list(&self, user: Option<&UserId>) -> Vec<Listed> {
         let (delivered, visible) = (self.shared.hub.delivered(), self.shared.visible());
@@ -279,6 +299,7 @@ impl Shared {
             identity: who.clone(),
             outbox: Outbox::new(self.options.queue_bytes, first),
             subscriptions,
+            lease: Lease::default(),
             by_partition,
             created_at: self.now_micros(),
         });

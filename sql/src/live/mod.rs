@@ -9,6 +9,7 @@
 //! | `subscribe`, `shape`, `compile` | from the text of a SELECT to a [`program::Program`] |
 //! | `program`, `queries` | what one commit changes in one result, and who shares it |
 //! | `connection` | one client: snapshots, catching up, live, and back |
+//! | `lease` | the snapshot from which a client reads, which others can take away |
 //! | `hub`, `evaluator` | the shared reader: each commit evaluated once per distinct query, routed by partition |
 //! | `outbox` | a connection's bounded queue and its cursor |
 //! | `cursor`, `event` | event ids and event data |
@@ -25,6 +26,7 @@ mod entry;
 mod evaluator;
 mod event;
 mod hub;
+mod lease;
 mod listen;
 mod manager;
 mod outbox;

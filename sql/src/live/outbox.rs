@@ -32,6 +32,8 @@ struct State {
     bytes: usize,
     cursor: Cursor,
     signal: bool,
+    /// True if the connection must not go on from its cursor.
+    begin_again: bool,
     /// True if a stream that the connection listens to has more rows.
     streams: bool,
     waker: Option<Waker>,
@@ -66,6 +68,7 @@ impl Outbox {
             bytes: 0,
             cursor,
             signal: false,
+            begin_again: false,
             streams: false,
             waker: None,
         };
@@ -144,6 +147,18 @@ impl Outbox {
         let mut state = self.state.lock();
         state.signal = true;
         state.wake();
+    }
+
+    /// Drops the queue, and tells the connection to begin again with a snapshot instead of going on from its cursor.
+    pub(crate) fn begin_again(&self) {
+        let mut state = self.state.lock();
+        (state.begin_again, state.signal) = (true, true);
+        state.fall_back();
+    }
+
+    /// True once after a [`Outbox::begin_again`].
+    pub(crate) fn take_begin_again(&self) -> bool {
+        std::mem::take(&mut self.state.lock().begin_again)
     }
 
     /// True once after a [`Outbox::signal`].

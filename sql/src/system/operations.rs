@@ -86,6 +86,7 @@ async fn metrics(ctx: &StatementContext) -> Result<Vec<Vec<Cell>>> {
         loaded.iter().fold(PartitionFacts::default(), |sum, (_, version)| sum + PartitionFacts::of(version));
     let streams = database.streams().stats();
     let plans = ctx.instance.queries().plans().stats();
+    let log = database.log_metrics();
     let values = [
         ("kalamdb_plan_cache_plans", plans.plans),
         ("kalamdb_plan_cache_hits_total", plans.hits),
@@ -102,6 +103,11 @@ async fn metrics(ctx: &StatementContext) -> Result<Vec<Vec<Cell>>> {
         ("kalamdb_stream_bytes", streams.bytes as u64),
         ("kalamdb_visible_seq", database.visible()),
         ("kalamdb_background_failures", database.background_failures().len() as u64),
+        ("kalamdb_snapshot_horizon_seq", database.horizon()),
+        ("kalamdb_log_bytes", log.retained_bytes),
+        ("kalamdb_log_segments", log.segments),
+        ("kalamdb_log_begin_seq", database.feed_begin()),
+        ("kalamdb_log_replay_seq", database.replay_begin()),
         ("kalamdb_live_queries", ctx.instance.live().count() as u64),
         ("kalamdb_running_statements", ctx.instance.running().list().len() as u64),
     ];

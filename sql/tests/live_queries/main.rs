@@ -8,4 +8,5 @@ mod guarantees;
 mod harness;
 mod refusals;
 mod resume;
+mod snapshots;
 mod streams;

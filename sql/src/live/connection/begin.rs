@@ -2,7 +2,7 @@
 
 use kalamdb_engine::Seq;
 
-use super::{Connection, Start};
+use super::{Connection, Phase, Start};
 use crate::live::cursor::Cursor;
 use crate::live::event::{self, Outgoing};
 
@@ -59,6 +59,23 @@ impl Connection {
         self.tell_reset(reason, &subscriptions);
         self.last_id = None;
         self.snapshots((self.renew)(), subscriptions);
+    }
+
+    /// Something took away what the connection was about to read: it begins again, with all that follows the log, and
+    /// the streams whose rows are not all there yet.
+    pub(super) fn begin_anew(&mut self, reason: &str) {
+        // What waits is superseded by what comes.
+        self.pending.retain(|waiting| {
+            waiting.subscription.is_none() || matches!(waiting.event, Some("closed" | "error"))
+        });
+        let subscriptions = (self.entry.open())
+            .filter(|(index, subscription)| match &self.phase {
+                Phase::Snapshots(snapshots) if subscription.stream.is_some() => snapshots.waits(*index),
+                _ => subscription.stream.is_none(),
+            })
+            .map(|(index, _)| index)
+            .collect();
+        self.reset(reason, subscriptions);
     }
 
     pub(super) fn tell_reset(&mut self, reason: &str, subscriptions: &[usize]) {

@@ -54,6 +54,8 @@ pub(crate) struct Connection {
     last_id: Option<Cursor>,
     /// True if the client asked for everything the log still has, whatever that is.
     from_the_start: bool,
+    /// True from when initial rows took too long until some did not.
+    began_again: bool,
 }
 
 enum Phase {
@@ -95,6 +97,7 @@ impl Connection {
             heartbeat,
             last_id: None,
             from_the_start: false,
+            began_again: false,
         };
         connection.begin(start);
         connection
@@ -105,6 +108,9 @@ impl Connection {
         loop {
             if self.entry.outbox.take_signal() {
                 self.tell_ends();
+                if self.entry.outbox.take_begin_again() {
+                    self.begin_anew("purged");
+                }
             }
             if let Some(outgoing) = self.pending.pop_front() {
                 if let Some(event) = self.send(outgoing) {
@@ -170,7 +176,7 @@ impl Connection {
                 let entry = &self.entry;
                 let step = async {
                     tokio::select! {
-                        batch = snapshots.next(entry, &self.told) => Some(batch),
+                        batch = snapshots.next(&self.told) => Some(batch),
                         () = entry.outbox.signalled() => None,
                     }
                 };

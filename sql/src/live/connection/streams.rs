@@ -23,7 +23,7 @@ impl Connection {
         self.shared.hub.leave(&self.entry);
         self.entry.outbox.fall_back();
         self.tell_reset(reason, &streams);
-        let (context, queue) = ((self.renew)(), streams.into());
-        self.phase = Phase::Snapshots(Box::new(Snapshots { context, feed: None, queue, rows: None }));
+        let context = (self.renew)();
+        self.phase = Phase::Snapshots(Box::new(Snapshots::begin(self.entry.clone(), context, None, streams)));
     }
 }
