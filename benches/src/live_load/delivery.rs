@@ -1,5 +1,6 @@
 //! Commits on one table, delivered to all who subscribe to it.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures::future::try_join_all;
 
 use super::LiveLoad;
-use super::feed::Tally;
+use super::feed::{Arrival, Tally};
 use super::side::{Side, Writer};
 use crate::measure::{median, percentile};
 use crate::report::Outcome;
@@ -21,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Whatever keeps it from measuring.
 pub async fn latency(load: &LiveLoad) -> Outcome<()> {
     let sides = Side::all(load).await?;
-    println!("| subscribers | server | p50 ms | p99 ms | write p50 ms |\n|---|---|---|---|---|");
+    println!("| subscribers | server | p50 ms | p99 ms | write p50 ms | after the answer p50 ms | p99 ms |");
+    println!("|---|---|---|---|---|---|---|");
     let mut figures = vec![Vec::new(); sides.len()];
     for _ in 0..load.runs {
         for (side, figures) in sides.iter().zip(&mut figures) {
@@ -31,12 +33,14 @@ pub async fn latency(load: &LiveLoad) -> Outcome<()> {
     for (side, figures) in sides.iter().zip(figures) {
         let of = |which: fn(&Latency) -> f64| median(figures.iter().map(which).collect());
         println!(
-            "| {} | {} | {:.2} | {:.2} | {:.2} |",
+            "| {} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |",
             load.subscribers,
             side.name(),
             of(|l| l.p50),
             of(|l| l.p99),
-            of(|l| l.write)
+            of(|l| l.write),
+            of(|l| l.after_p50),
+            of(|l| l.after_p99)
         );
     }
     Ok(())
@@ -47,6 +51,15 @@ struct Latency {
     p50: f64,
     p99: f64,
     write: f64,
+    after_p50: f64,
+    after_p99: f64,
+}
+
+/// A row that was written: the time before the request, which is in the row, and that of the answer.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    sent: u64,
+    answered: u64,
 }
 
 async fn latency_of(side: &Side, load: &LiveLoad) -> io::Result<Latency> {
@@ -59,30 +72,38 @@ async fn latency_of(side: &Side, load: &LiveLoad) -> io::Result<Latency> {
     let writes = paced(side, &mut writer, &tally, load, Duration::from_secs(load.seconds)).await?;
     until_delivered(&tally, (writes.len() * readers.len()) as u64).await?;
     let latencies = tally.latencies();
+    // Some come before the answer.
+    let answered: HashMap<u64, u64> = writes.iter().map(|write| (write.sent, write.answered)).collect();
+    let after = |arrival: &Arrival| {
+        answered.get(&arrival.sent).map(|answered| (arrival.came as f64 - *answered as f64) / 1_000.0)
+    };
+    let after: Vec<f64> = tally.arrivals().iter().filter_map(after).collect();
     Ok(Latency {
         p50: percentile(latencies.clone(), 0.5),
         p99: percentile(latencies, 0.99),
-        write: median(writes),
+        write: median(writes.iter().map(|write| (write.answered - write.sent) as f64 / 1_000.0).collect()),
+        after_p50: percentile(after.clone(), 0.5),
+        after_p99: percentile(after, 0.99),
     })
 }
 
-/// Writes one row after another with a pause in which all subscribers can be served, and returns how long each took.
+/// Writes one row after another with a pause in which all subscribers can be served, and returns when each was written.
 async fn paced(
     side: &Side,
     writer: &mut Writer,
     tally: &Tally,
     load: &LiveLoad,
     time: Duration,
-) -> io::Result<Vec<f64>> {
+) -> io::Result<Vec<Written>> {
     let pause = Duration::from_micros(5_000 + 100 * load.subscribers as u64);
-    let (begun, mut took) = (Instant::now(), Vec::new());
+    let (begun, mut written) = (Instant::now(), Vec::new());
     while begun.elapsed() < time {
-        let written = Instant::now();
-        side.write(writer, tally.now()).await?;
-        took.push(written.elapsed().as_secs_f64() * 1_000.0);
+        let sent = tally.now();
+        side.write(writer, sent).await?;
+        written.push(Written { sent, answered: tally.now() });
         tokio::time::sleep(pause).await;
     }
-    Ok(took)
+    Ok(written)
 }
 
 /// Waits until so many events arrived, over all subscribers.

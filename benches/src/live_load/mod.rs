@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `side`, `kalamdb`, `postgres`, `pocketbase` | the servers, each started for the run, all asked the same |
 //! | `process` | a server's process, its memory and processor time |
-//! | `feed` | one subscriber |
+//! | `feed` | subscribers |
 //! | `delivery` | latency and fan-out on one table, beside the others |
 //! | `ours` | what only KalamDB is asked: idle feeds, one partition per user, stalled clients, streams |
 //!
@@ -92,7 +92,8 @@ fn absolute(path: &Path) -> std::io::Result<PathBuf> {
 /// # Errors
 /// Whatever keeps it from measuring.
 pub fn run(load: &LiveLoad) -> Outcome<()> {
-    tokio::runtime::Runtime::new()?.block_on(async {
+    // One thread for all who write: the server needs the others.
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         match load.kind {
             Kind::Latency => delivery::latency(load).await,
             Kind::Fanout => delivery::fanout(load).await,

@@ -10,9 +10,9 @@ use tokio::net::TcpStream;
 
 use super::LiveLoad;
 use super::delivery::until_delivered;
-use super::feed::Tally;
+use super::feed::{Readers, Tally};
 use super::kalamdb::Kalamdb;
-use super::side::{BODY, Reader};
+use super::side::BODY;
 use crate::http::Connection;
 use crate::measure::{median, percentile};
 use crate::report::Outcome;
@@ -89,8 +89,8 @@ pub async fn users(load: &LiveLoad) -> Outcome<()> {
     let without = commits(&server, &mut alone, load).await?;
     let tally = Arc::new(Tally::default());
     let feeds = feeds(&server, "u", load.subscribers, 0).await?;
-    let _readers: Vec<Reader> =
-        feeds.into_iter().map(|(stream, rest)| Reader::spawn(stream, rest, &tally)).collect();
+    let mut readers = Readers::start(&tally)?;
+    feeds.into_iter().try_for_each(|(stream, rest)| readers.add(stream, rest))?;
     let with = commits(&server, &mut alone, load).await?;
     println!(
         "a commit to another partition: p50 {without:.3} ms without feeds, {with:.3} ms beside {}",
@@ -197,8 +197,8 @@ async fn read_all(
 ) -> Outcome<()> {
     let (begun, count) = (Instant::now(), clients.len() as u64);
     let tally = Arc::new(Tally::default());
-    let _readers: Vec<Reader> =
-        clients.into_iter().map(|(stream, rest)| Reader::spawn(stream, rest, &tally)).collect();
+    let mut readers = Readers::start(&tally)?;
+    clients.into_iter().try_for_each(|(stream, rest)| readers.add(stream, rest))?;
     let each = last - first;
     let mut behind = 0;
     while tally.received() < each * count {
@@ -244,10 +244,10 @@ pub async fn stream(load: &LiveLoad) -> Outcome<()> {
         percentile(dropped, 0.99)
     );
     let tally = Arc::new(Tally::default());
-    let mut readers = Vec::new();
+    let mut readers = Readers::start(&tally)?;
     for _ in 0..load.subscribers {
         let (stream, rest) = server.subscribe(None, "s", None).await?;
-        readers.push(Reader::spawn(stream, rest, &tally));
+        readers.add(stream, rest)?;
     }
     tally.restart(true);
     let begun = Instant::now();

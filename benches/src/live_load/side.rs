@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use tokio::net::TcpStream;
 
 use super::LiveLoad;
-use super::feed::{Tally, follow};
+use super::feed::{Readers, Tally};
 use super::kalamdb::Kalamdb;
 use super::pocketbase::Pocketbase;
 use super::postgres::{Postgres, Session};
@@ -69,16 +69,16 @@ impl Side {
         }
     }
 
-    /// So many subscribers, each read by a task of its own.
+    /// So many subscribers.
     ///
     /// # Errors
     /// From the network or the server.
-    pub async fn subscribers(&self, count: usize, tally: &Arc<Tally>) -> io::Result<Vec<Reader>> {
-        let mut readers = Vec::with_capacity(count);
+    pub async fn subscribers(&self, count: usize, tally: &Arc<Tally>) -> io::Result<Readers> {
+        let mut readers = Readers::start(tally)?;
         while readers.len() < count {
             let batch = AT_A_TIME.min(count - readers.len());
             for (stream, rest) in try_join_all((0..batch).map(|_| self.subscribe())).await? {
-                readers.push(Reader::spawn(stream, rest, tally));
+                readers.add(stream, rest)?;
             }
         }
         Ok(readers)
@@ -111,20 +111,3 @@ impl Side {
 /// What a row has beside its number.
 pub const BODY: &str =
     "a line of text as long as a message in a chat might be, neither very short nor really long at all";
-
-/// A subscriber's task. Dropping it disconnects.
-#[derive(Debug)]
-pub struct Reader(tokio::task::JoinHandle<io::Result<()>>);
-
-impl Reader {
-    pub fn spawn(stream: TcpStream, rest: Vec<u8>, tally: &Arc<Tally>) -> Self {
-        let tally = tally.clone();
-        Self(tokio::spawn(async move { follow(stream, rest, &tally).await }))
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
