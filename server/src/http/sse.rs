@@ -76,6 +76,8 @@ pub(crate) struct SseFeed<E> {
     state: State,
     /// The rest of a large event: what was opened already goes before it.
     rest: VecDeque<Bytes>,
+    /// Wraps around, so that one that is never without events is ended as well.
+    calls: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +97,7 @@ impl<E: Stream<Item = LiveEvent>> SseFeed<E> {
     ) -> Self {
         app.metrics.feeds.up();
         let (events, ending) = (Box::pin(events), Box::pin(ending));
-        Self { app, events, subscriptions, ending, state: State::New, rest: VecDeque::new() }
+        Self { app, events, subscriptions, ending, state: State::New, rest: VecDeque::new(), calls: 0 }
     }
 
     /// Takes the events that are ready.
@@ -153,7 +155,10 @@ impl<E: Stream<Item = LiveEvent>> Stream for SseFeed<E> {
         if this.state == State::Running {
             this.take(context, &mut out);
         }
+        // While there are events its turn comes at a later call, which follows at once.
+        this.calls = this.calls.wrapping_add(1);
         if this.state == State::Running
+            && (out.is_empty() || this.calls == 0)
             && this.rest.is_empty()
             && let Poll::Ready(ending) = this.ending.as_mut().poll(context)
         {
