@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use kalamdb_tests::{Command, Finished, PASSWORD, Server};
+use kalamdb_tests::{Command, Finished, PASSWORD, Server, eventually};
 use serde_json::{Value, json};
 
 fn prepared() -> Server {
@@ -44,6 +44,37 @@ fn sql_is_run_and_shown_in_every_format() {
     file.write_all(b"DELETE FROM app.t WHERE id = 3;\nSELECT count(*) AS n FROM app.t;").unwrap();
     let from_file = sql(&server, &["-f", file.path().to_str().unwrap()]).success();
     assert!(from_file.contains("1 row affected") && from_file.contains('2'), "{from_file}");
+}
+
+#[test]
+fn a_live_query_is_followed_until_it_ends_and_a_lost_connection_is_an_error() {
+    let mut server = prepared();
+    let followed = |server: &Server| {
+        let command = Command::at(server, &["sql", "-c", "\\live SELECT id, body FROM app.t WHERE id = 1"]);
+        let root = server.root();
+        let waiting = std::thread::spawn(move || command.finish());
+        eventually("it is followed", || {
+            (root.number("SELECT count(*) FROM system.live_queries WHERE state = 'live'") == 1).then_some(())
+        });
+        waiting
+    };
+    let waiting = followed(&server);
+    server.root().sql("UPDATE app.t SET body = 'two' WHERE id = 1");
+    let live_id = server.root().rows("SELECT live_id FROM system.live_queries")[0]["live_id"].clone();
+    server.root().sql(&format!("KILL LIVE QUERY '{}'", live_id.as_str().unwrap()));
+    let shown = waiting.join().unwrap().success();
+    let lines = [
+        "  {\"id\":1,\"body\":\"one\"}",
+        "- {\"id\":1,\"body\":\"one\"}",
+        "+ {\"id\":1,\"body\":\"two\"}",
+        "! the feed is closed: killed",
+    ];
+    assert_eq!(shown.lines().collect::<Vec<_>>(), lines);
+    let waiting = followed(&server);
+    server.crash();
+    let lost = waiting.join().unwrap();
+    assert_eq!(lost.code, 1);
+    assert!(lost.stderr.contains("the connection to the server is lost"), "{}", lost.stderr);
 }
 
 #[test]

@@ -40,6 +40,11 @@ pub(crate) fn read(body: impl Read, mut handle: impl FnMut(Event) -> bool) -> st
     Ok(())
 }
 
+/// True if a feed of one query has nothing more after this event.
+pub(crate) fn is_last(event: &Event) -> bool {
+    matches!(event.name.as_str(), "closed" | "error")
+}
+
 /// The lines that show an event; none for those that only keep the feed going.
 pub(crate) fn show(event: &Event) -> Vec<String> {
     let rows = |sign: char, member: &str| -> Vec<String> {

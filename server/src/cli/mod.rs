@@ -5,6 +5,7 @@ mod client;
 mod error;
 mod feed;
 mod import;
+mod live;
 mod packed;
 mod shell;
 mod sql;

@@ -1,16 +1,13 @@
 //! The interactive shell: statements up to their semicolon, a few commands of its own, a history.
 
 use std::path::PathBuf;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::client::{self, Client};
+use super::client::Client;
 use super::error::{CliError, CliResult};
-use super::feed;
+use super::live;
 use super::sql::{Output, meaning, show};
 
 const HISTORY_VARIABLE: &str = "KALAMDB_HISTORY";
@@ -23,9 +20,6 @@ A statement ends with a semicolon and may have many lines.
   \\format FORMAT   table, json, csv or ndjson
   \\?               this help
   \\q               leave (also Ctrl-D)";
-
-/// How often a feed that is silent looks for Ctrl-C.
-const LOOK: Duration = Duration::from_millis(100);
 
 struct Shell {
     client: Client,
@@ -99,7 +93,7 @@ impl Shell {
                 println!("{HELP}");
                 Ok(())
             }
-            "\\live" => self.follow(rest),
+            "\\live" => live::follow(&self.client, rest, self.namespace.as_deref()),
             "\\format" => self.set_format(rest),
             _ if command.starts_with('\\') && meaning(entered).is_none() => {
                 Err(CliError::message(format!("there is no command {command}; try \\?")))
@@ -125,51 +119,6 @@ impl Shell {
         use clap::ValueEnum;
         self.format = Output::from_str(name, true).map_err(CliError::Message)?;
         Ok(())
-    }
-
-    /// Shows the events of a live query until Ctrl-C or its end.
-    fn follow(&self, sql: &str) -> CliResult {
-        if sql.is_empty() {
-            return Err(CliError::message("write the query after it: \\live SELECT ..."));
-        }
-        let body = client::reader(self.client.live(sql, self.namespace.as_deref())?);
-        let (events, shown) = mpsc::channel();
-        // The thread ends with the feed, or at the next event after nobody listens any more.
-        thread::spawn(move || feed::read(body, |event| events.send(event).is_ok()));
-        let interrupts = Interrupts::begin()?;
-        loop {
-            match shown.recv_timeout(LOOK) {
-                Ok(event) => feed::show(&event).iter().for_each(|line| println!("{line}")),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
-            }
-            if interrupts.came() {
-                println!();
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// Ctrl-C as something to ask about, instead of the end of the process.
-struct Interrupts {
-    runtime: tokio::runtime::Runtime,
-    signal: std::cell::RefCell<tokio::signal::unix::Signal>,
-}
-
-impl Interrupts {
-    fn begin() -> CliResult<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let entered = runtime.enter();
-        let signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-        drop(entered);
-        Ok(Self { runtime, signal: signal.into() })
-    }
-
-    fn came(&self) -> bool {
-        let mut signal = self.signal.borrow_mut();
-        let waiting = async { tokio::time::timeout(Duration::from_millis(1), signal.recv()).await.is_ok() };
-        self.runtime.block_on(waiting)
     }
 }
 

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::client::{self, Client, ServerArgs};
 use super::error::{CliError, CliResult, print};
-use super::{shell, table};
+use super::{live, shell, table};
 
 /// Arguments of `kalamdb sql`.
 #[derive(Args)]
@@ -82,6 +82,9 @@ pub(crate) fn meaning(entered: &str) -> Option<String> {
 }
 
 fn one_shot(client: &Client, sql: &str, namespace: Option<&str>, format: Output) -> CliResult {
+    if let Some(query) = live::asked(sql) {
+        return live::follow(client, query, namespace);
+    }
     let meaning = meaning(sql);
     let sql = meaning.as_deref().unwrap_or(sql);
     show(client, sql, namespace, format).map_err(|error| match error {
