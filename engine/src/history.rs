@@ -12,8 +12,8 @@
 //! that is read at that moment, from a file that is still open, is thrown away: it was begun in an earlier era.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use kalamdb_wal::Reader;
 use parking_lot::Mutex;

@@ -295,8 +295,10 @@ fn a_query_that_cannot_be_live_is_refused_before_the_stream_begins() {
         let refusal = LiveRequest::new(sql).refused(&root);
         assert_eq!((refusal.status, refusal.code.as_str()), (status, code), "{sql}: {}", refusal.answer);
     }
-    let refusal = LiveRequest::new("SELECT * FROM app.t").after("nonsense").refused(&root);
-    assert_eq!((refusal.status, refusal.code.as_str()), (400, "INVALID_PARAMETER"));
+    for id in ["nonsense", "-1", "7.é", "99999999999999999999"] {
+        let refusal = LiveRequest::new("SELECT * FROM app.t").after(id).refused(&root);
+        assert_eq!((refusal.status, refusal.code.as_str()), (400, "INVALID_PARAMETER"), "{id}");
+    }
     let unknown = root.get("/api/live?sql=SELECT%201&lastrows=3").refusal();
     assert_eq!((unknown.status, unknown.code.as_str()), (400, "INVALID_PARAMETER"));
     assert_eq!(root.rows("SELECT * FROM system.live_queries").len(), 0, "nothing is left behind");

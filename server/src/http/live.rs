@@ -51,8 +51,10 @@ async fn open(app: Shared, caller: Caller, headers: &HeaderMap, mut request: Fee
         return Err(ApiError::shutting_down());
     }
     // A browser that reconnects sends what it saw last, while its address still holds where it once began.
-    if let Some(seen) = headers.get(LAST_EVENT_ID).and_then(|value| value.to_str().ok()) {
-        request.live.last_event_id = Some(seen.trim().to_owned()).filter(|seen| !seen.is_empty());
+    if let Some(seen) = headers.get(LAST_EVENT_ID) {
+        // What is not even text is no id of ours either, and must be refused like any other.
+        let seen = String::from_utf8_lossy(seen.as_bytes()).trim().to_owned();
+        request.live.last_event_id = Some(seen).filter(|seen| !seen.is_empty());
     }
     let ids = request.live.subscriptions.iter().filter_map(|s| s.id.clone()).collect();
     let mut session = app.instance.session(caller.identity.clone());
