@@ -1,7 +1,10 @@
 //! Reading a live feed: events out of lines, and how they are shown.
 
+use std::fmt::{self, Write as _};
 use std::io::{BufRead, BufReader, Read};
 
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
 
 /// One event.
@@ -9,9 +12,23 @@ use serde_json::Value;
 pub(crate) struct Event {
     /// Its name.
     pub(crate) name: String,
-    /// Its data.
-    pub(crate) data: Value,
+    data: Data,
 }
+
+/// What is shown of an event's data.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct Data {
+    rows: Vec<Row>,
+    old_rows: Vec<Row>,
+    reason: String,
+    code: String,
+    message: String,
+}
+
+/// A row as JSON, its columns in the order of the query.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Row(String);
 
 /// Calls `handle` with every event until it returns false or the feed ends.
 ///
@@ -47,23 +64,47 @@ pub(crate) fn is_last(event: &Event) -> bool {
 
 /// The lines that show an event; none for those that only keep the feed going.
 pub(crate) fn show(event: &Event) -> Vec<String> {
-    let rows = |sign: char, member: &str| -> Vec<String> {
-        let rows = event.data[member].as_array().map(Vec::as_slice).unwrap_or_default();
-        rows.iter().map(|row| format!("{sign} {row}")).collect()
+    let Data { rows: new, old_rows: old, reason, code, message } = &event.data;
+    let rows = |sign: char, rows: &[Row]| -> Vec<String> {
+        rows.iter().map(|row| format!("{sign} {}", row.0)).collect()
     };
-    let text = |member: &str| event.data[member].as_str().unwrap_or_default().to_owned();
     match event.name.as_str() {
-        "snapshot" => rows(' ', "rows"),
-        "insert" => rows('+', "rows"),
-        "delete" => rows('-', "rows"),
+        "snapshot" => rows(' ', new),
+        "insert" => rows('+', new),
+        "delete" => rows('-', new),
         "update" => {
-            let (old, new) = (rows('-', "old_rows"), rows('+', "rows"));
+            let (old, new) = (rows('-', old), rows('+', new));
             old.into_iter().zip(new).flat_map(|(old, new)| [old, new]).collect()
         }
-        "reset" => vec![format!("! the feed starts anew: {}", text("reason"))],
-        "error" => vec![format!("! {}: {}", text("code"), text("message"))],
-        "closed" => vec![format!("! the feed is closed: {}", text("reason"))],
+        "reset" => vec![format!("! the feed starts anew: {reason}")],
+        "error" => vec![format!("! {code}: {message}")],
+        "closed" => vec![format!("! the feed is closed: {reason}")],
         _ => Vec::new(),
+    }
+}
+
+impl<'de> Deserialize<'de> for Row {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Columns;
+        impl<'de> Visitor<'de> for Columns {
+            type Value = Row;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a row")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut columns: A) -> Result<Row, A::Error> {
+                let mut text = String::from("{");
+                while let Some((name, value)) = columns.next_entry::<String, Value>()? {
+                    let comma = if text.len() > 1 { "," } else { "" };
+                    // Writing to a String cannot fail.
+                    let _ = write!(text, "{comma}{}:{value}", Value::from(name));
+                }
+                text.push('}');
+                Ok(Row(text))
+            }
+        }
+        deserializer.deserialize_map(Columns)
     }
 }
 
@@ -74,7 +115,7 @@ mod tests {
     #[test]
     fn events_are_read_and_shown() {
         let text = "retry: 1000\n\nevent: ready\ndata: {\"seq\":1}\n\nid: 2\nevent: update\n\
-                    data: {\"rows\":[{\"a\":2}],\"old_rows\":[{\"a\":1}]}\n\nid: 3\n\n\
+                    data: {\"rows\":[{\"b\":2,\"a\":null}],\"old_rows\":[{\"b\":1,\"a\":\"x\"}]}\n\nid: 3\n\n\
                     event: closed\ndata: {\"reason\":\"shutdown\"}\n\nevent: cut";
         let mut shown = Vec::new();
         read(text.as_bytes(), |event| {
@@ -82,6 +123,9 @@ mod tests {
             true
         })
         .unwrap();
-        assert_eq!(shown, ["- {\"a\":1}", "+ {\"a\":2}", "! the feed is closed: shutdown"]);
+        assert_eq!(
+            shown,
+            ["- {\"b\":1,\"a\":\"x\"}", "+ {\"b\":2,\"a\":null}", "! the feed is closed: shutdown"]
+        );
     }
 }
