@@ -1,6 +1,7 @@
 //! Feeds read by clients that we did not write. A client that is not installed is skipped.
 //!
-//! `KALAMDB_TEST_PYTHON` names a Python that has `httpx-sse`; npm's `eventsource` is looked for where `NODE_PATH` says.
+//! `KALAMDB_TEST_PYTHON` names a Python that has `httpx-sse`; npm's `eventsource` is looked for where `NODE_PATH` says;
+//! `KALAMDB_TEST_RUST` names the program that `cargo build` makes of `examples/rust`, which is not part of the workspace.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -137,6 +138,22 @@ fn the_example_for_python_goes_on_after_the_server_was_killed() {
     );
     let mut command = Command::new(python);
     command.args(["-c", &script]).stderr(Stdio::inherit());
+    follows_across_a_crash(server, &Outside::start(command));
+}
+
+#[test]
+fn the_example_for_rust_is_the_one_shown_and_goes_on_after_the_server_was_killed() {
+    let shown = example("live.md", "rust");
+    let source = std::fs::read_to_string(repository().join("examples/rust/src/main.rs")).unwrap();
+    assert_eq!(shown, source, "docs/live.md shows examples/rust/src/main.rs");
+    let Ok(program) = std::env::var("KALAMDB_TEST_RUST") else {
+        eprintln!("skipped: KALAMDB_TEST_RUST names no program");
+        return;
+    };
+    let server = server();
+    server.root().sql("CREATE USER 'ann' WITH PASSWORD 'secret' ROLE user");
+    let mut command = Command::new(program);
+    command.arg(server.url());
     follows_across_a_crash(server, &Outside::start(command));
 }
 
