@@ -278,18 +278,20 @@ impl Inner {
         }
     }
 
-    /// How many chunks at the end a reader would make one: as long as the one before is not longer than they are together,
-    /// and until they make a full one. Writers wait meanwhile.
+    /// How many chunks at the end a reader would make one: from the first that is shorter than all behind it are together,
+    /// but none before one that is full. Writers wait meanwhile.
     fn scattered(&self) -> usize {
         let Some(last) = self.chunks.last() else { return 0 };
-        let (version, mut rows, mut count) = (last.schema.version(), 0, 0);
-        for chunk in self.chunks.iter().rev() {
-            let more = chunk.batch.num_rows();
-            let enough = more.max(rows) >= FULL || count > 0 && more > rows;
-            if enough || chunk.schema.version() != version {
+        let (version, mut behind, mut count) = (last.schema.version(), 0, 0);
+        for (at, chunk) in (1..).zip(self.chunks.iter().rev()) {
+            let rows = chunk.batch.num_rows();
+            if rows.max(behind) >= FULL || chunk.schema.version() != version {
                 break;
             }
-            (rows, count) = (rows + more, count + 1);
+            if rows <= behind {
+                count = at;
+            }
+            behind += rows;
         }
         count
     }
