@@ -58,12 +58,13 @@ impl Comparison for Lookup {
         let hot = hot(&fixture, &keys)?;
         fixture.runtime.block_on(fixture.database.flush(&fixture.table, None))?;
         let cold = cold(place, &fixture, &keys)?;
+        let row = row(place, &fixture, &keys)?;
         fixture.close()?;
         // Nothing of the segment is known then but what the manifest says.
         let fixture = Fixture::open(place, &dir.path().join("db"))?;
         let first = first(place, &fixture, &keys)?;
         fixture.close()?;
-        Ok(vec![hot, cold, first])
+        Ok(vec![hot, cold, row, first])
     }
 }
 
@@ -102,6 +103,31 @@ fn cold(place: &Place, fixture: &Fixture, keys: &Keys) -> Outcome<Sample> {
     Ok(Sample {
         work: format!("engine: key lookup among {ROWS} rows in a segment, p50"),
         beside: "Parquet reader with a filter on the key column",
+        ours: median(ours),
+        theirs: filtered(place, segment, keys)?,
+        unit: "us",
+        budget: Budget::AtMost(1.0),
+    })
+}
+
+/// A row of a segment: its address by its key, and all its columns.
+fn row(place: &Place, fixture: &Fixture, keys: &Keys) -> Outcome<Sample> {
+    let (database, table) = (&fixture.database, &fixture.table);
+    let view = fixture.runtime.block_on(database.view(&database.snapshot(), table, None))?;
+    let version = database.partition_version(table, None)?.ok_or("no partition")?;
+    let segment = version.segments.first().ok_or("no segment")?;
+    let columns: Vec<usize> = (0..table.schema.columns().len()).collect();
+    let mut next = (0..).map(|n: usize| n * STRIDE % ROWS as usize);
+    let ours = time_each(COLD, || -> Outcome<()> {
+        let id = keys.ids[next.next().ok_or("keys without end")?];
+        let found = view.find(&[Arc::new(Int64Array::from(vec![id]))])?.ok_or("no key index")?;
+        let addresses: Vec<u64> = found.into_iter().flatten().collect();
+        let picked = view.pick(&addresses, &columns)?;
+        if picked.len() == 1 { Ok(()) } else { Err("a key was not found".into()) }
+    })?;
+    Ok(Sample {
+        work: format!("engine: a row of {ROWS} in a segment by its key, all columns, p50"),
+        beside: "Parquet reader with a filter on the key column, that column alone",
         ours: median(ours),
         theirs: filtered(place, segment, keys)?,
         unit: "us",

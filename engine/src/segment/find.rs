@@ -1,14 +1,20 @@
 //! Finding a key in a segment without reading the segment: the manifest's key range, then each row group's bloom filter
-//! and statistics, and only then the key column of the one row group that may hold it, which is kept for the next search.
+//! and statistics, then the first keys of its blocks, and only then the keys of the one block that may hold it, which
+//! are kept for the next search.
+//!
+//! A block is a thousand rows, about what one page of a narrow column holds. The first keys of all blocks are read when a
+//! row group is first searched. Parquet's own page index would say the same for some types of keys, but not for keys of
+//! several columns, long text or NaN.
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int16Type, Int32Type, Int64Type};
 use arrow::row::Rows as KeyRows;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 use parquet::bloom_filter::Sbbf;
 use parquet::data_type::ByteArray;
 
@@ -16,15 +22,25 @@ use super::read::{Loaded, Segment};
 use crate::error::{Error, Result};
 use crate::schema::TableSchema;
 
-/// Row groups whose keys are kept decoded, per segment.
-const KEPT_BLOCKS: usize = 4;
+/// Rows per block of keys.
+const BLOCK_ROWS: usize = 1024;
+/// Blocks that are kept decoded, per segment.
+const KEPT_BLOCKS: usize = 128;
 
-/// The keys of one row group, in file order, which is key order.
+/// Keys of some rows that follow each other, in file order, which is key order.
 #[derive(Debug)]
 pub struct KeyBlock {
-    row_group: usize,
     first_row: u32,
     keys: KeyRows,
+}
+
+/// A row group that is searched.
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    number: usize,
+    /// Its first row's number in the file.
+    first_row: u32,
+    rows: usize,
 }
 
 /// A row that holds a key.
@@ -69,41 +85,99 @@ impl Segment {
         let loaded = self.load()?;
         let live_groups = self.meta().live_row_groups as usize;
         let mut first_row = 0u32;
-        for group in 0..loaded.parquet.num_row_groups() {
-            let rows = loaded.parquet.row_group(group).num_rows() as u32;
-            if in_bounds(loaded, schema, group, key) && passes_bloom(loaded, schema, group, columns, at) {
-                let block = self.key_block(loaded, schema, group, first_row)?;
-                if let Some(row) = block.search(key, &wanted) {
-                    return Ok(Some(Found { row, tombstone: group >= live_groups }));
-                }
+        for number in 0..loaded.parquet.num_row_groups() {
+            let rows = loaded.parquet.row_group(number).num_rows() as usize;
+            let group = Group { number, first_row, rows };
+            if in_bounds(loaded, schema, number, key)
+                && passes_bloom(loaded, schema, number, columns, at)
+                && let Some(row) = self.find_in_group(loaded, schema, group, key, &wanted)?
+            {
+                return Ok(Some(Found { row, tombstone: number >= live_groups }));
             }
-            first_row += rows;
+            first_row += rows as u32;
         }
         Ok(None)
+    }
+
+    fn find_in_group(
+        &self,
+        loaded: &Loaded,
+        schema: &TableSchema,
+        group: Group,
+        key: &[u8],
+        wanted: impl Fn(u32) -> bool,
+    ) -> Result<Option<u32>> {
+        for block in blocks_with(self.block_starts(loaded, schema, group)?, key) {
+            let block = self.key_block(loaded, schema, group, block)?;
+            if let Some(row) = block.search(key, &wanted) {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first key of every block of a row group.
+    fn block_starts<'a>(
+        &self,
+        loaded: &'a Loaded,
+        schema: &TableSchema,
+        group: Group,
+    ) -> Result<&'a KeyRows> {
+        let starts = &loaded.groups[group.number].starts;
+        if let Some(starts) = starts.get() {
+            return Ok(starts);
+        }
+        let read = read_keys(loaded, schema, group, None, 1);
+        let read = read.map_err(|e| Error::internal("read a segment's keys", e))?;
+        Ok(starts.get_or_init(|| read))
     }
 
     fn key_block(
         &self,
         loaded: &Loaded,
         schema: &TableSchema,
-        group: usize,
-        first_row: u32,
+        group: Group,
+        block: usize,
     ) -> Result<Arc<KeyBlock>> {
-        let mut kept = self.keys.lock();
-        if let Some(at) = kept.iter().position(|block| block.row_group == group) {
-            let block = kept.remove(at);
-            kept.push(block.clone());
+        let skipped = block * BLOCK_ROWS;
+        let first_row = group.first_row + skipped as u32;
+        if let Some(block) = self.kept_block(first_row) {
             return Ok(block);
         }
-        let keys =
-            read_keys(loaded, schema, group).map_err(|e| Error::internal("read a segment's keys", e))?;
-        let block = Arc::new(KeyBlock { row_group: group, first_row, keys });
+        let len = BLOCK_ROWS.min(group.rows - skipped);
+        let rows = RowSelection::from(vec![RowSelector::skip(skipped), RowSelector::select(len)]);
+        let keys = read_keys(loaded, schema, group, Some(rows), BLOCK_ROWS)
+            .map_err(|e| Error::internal("read a segment's keys", e))?;
+        let block = Arc::new(KeyBlock { first_row, keys });
+        let mut kept = self.keys.lock();
         if kept.len() == KEPT_BLOCKS {
             kept.remove(0);
         }
         kept.push(block.clone());
         Ok(block)
     }
+
+    /// The block, if it is kept; it becomes the one that will be let go last.
+    fn kept_block(&self, first_row: u32) -> Option<Arc<KeyBlock>> {
+        let mut kept = self.keys.lock();
+        let at = kept.iter().rposition(|block| block.first_row == first_row)?;
+        let block = kept.remove(at);
+        kept.push(block.clone());
+        Some(block)
+    }
+}
+
+/// The blocks that may hold a key. Versions of one key follow each other, so they may go on from one block to the next.
+fn blocks_with(starts: &KeyRows, key: &[u8]) -> Range<usize> {
+    let begin_before = |before: &dyn Fn(&[u8]) -> bool| {
+        let (mut low, mut high) = (0, starts.num_rows());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if before(starts.row(middle).data()) { low = middle + 1 } else { high = middle }
+        }
+        low
+    };
+    begin_before(&|start| start < key).saturating_sub(1)..begin_before(&|start| start <= key)
 }
 
 impl KeyBlock {
@@ -125,23 +199,29 @@ impl KeyBlock {
     }
 }
 
+/// Keys of the selected rows of a row group, all if none are named: the first `of_each` of every [`BLOCK_ROWS`].
 fn read_keys(
     loaded: &Loaded,
     schema: &TableSchema,
-    group: usize,
+    group: Group,
+    selected: Option<RowSelection>,
+    of_each: usize,
 ) -> std::result::Result<KeyRows, Box<dyn std::error::Error>> {
     let metadata = loaded.reader.clone();
     let roots: Vec<usize> = key_roots(schema, metadata.schema())?;
     let mask = ProjectionMask::roots(loaded.parquet.file_metadata().schema_descr(), roots);
-    let rows = loaded.parquet.row_group(group).num_rows() as usize;
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(loaded.bytes.clone(), metadata)
-        .with_row_groups(vec![group])
+    let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(loaded.bytes.clone(), metadata)
+        .with_row_groups(vec![group.number])
         .with_projection(mask)
-        .with_batch_size(rows.max(1))
-        .build()?;
-    let mut keys = schema.keys().empty_rows(rows, 0);
-    for batch in reader {
-        schema.keys().append(&mut keys, &key_columns(schema, &batch?)?)?;
+        .with_batch_size(BLOCK_ROWS);
+    if let Some(selected) = selected {
+        builder = builder.with_row_selection(selected);
+    }
+    let mut keys = schema.keys().empty_rows(of_each.max(group.rows.div_ceil(BLOCK_ROWS)), 0);
+    for batch in builder.build()? {
+        let batch = batch?;
+        let columns = key_columns(schema, &batch.slice(0, of_each.min(batch.num_rows())))?;
+        schema.keys().append(&mut keys, &columns)?;
     }
     Ok(keys)
 }
@@ -168,6 +248,8 @@ pub(super) struct GroupIndex {
     /// Per key column.
     blooms: OnceLock<Vec<Option<Sbbf>>>,
     bounds: OnceLock<Option<(KeyRows, KeyRows)>>,
+    /// The first key of every block.
+    starts: OnceLock<KeyRows>,
 }
 
 impl GroupIndex {
@@ -177,6 +259,7 @@ impl GroupIndex {
         // A block of a bloom filter has 32 bytes.
         blooms.map(|filter| filter.num_blocks() * 32).sum::<usize>()
             + bounds.map_or(0, |(min, max)| min.size() + max.size())
+            + self.starts.get().map_or(0, KeyRows::size)
             + size_of::<Self>()
     }
 }

@@ -27,6 +27,13 @@ use crate::schema::{SEQ, TableSchema, UPDATED};
 
 /// Rows per row group: small enough that a key lookup or a selective scan decodes little.
 const ROW_GROUP_ROWS: usize = 131_072;
+/// Rows per page, at most: what reading one row decodes of every column.
+const PAGE_ROWS: usize = 4_096;
+/// Bytes per page before compression, about, for the same reason.
+const PAGE_BYTES: usize = 64 << 10;
+/// Bytes of a column's dictionary. Whoever reads one row decodes all of it, and a column whose values hardly repeat fills
+/// whatever is allowed before the writer gives up on a dictionary.
+const DICTIONARY_BYTES: usize = 64 << 10;
 /// Bytes gathered before they are written to the file.
 const WRITE_BUFFER: usize = 1 << 20;
 /// The metadata key that tells Parquet readers (and our own repair) a column's lasting id.
@@ -221,6 +228,9 @@ pub fn properties(spec: &Spec<'_>) -> WriterProperties {
         .set_created_by(format!("kalamdb {}", env!("CARGO_PKG_VERSION")))
         .set_compression(compression(spec.compression))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_data_page_size_limit(PAGE_BYTES)
+        .set_dictionary_page_size_limit(DICTIONARY_BYTES)
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_sorting_columns(Some(sorting_columns(spec.schema)));
     for name in [SEQ, UPDATED] {
@@ -230,7 +240,17 @@ pub fn properties(spec: &Spec<'_>) -> WriterProperties {
             .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
     }
     for index in spec.schema.key_indices() {
-        let path = ColumnPath::new(vec![spec.schema.columns()[*index].name.clone()]);
+        let column = &spec.schema.columns()[*index];
+        let path = ColumnPath::new(vec![column.name.clone()]);
+        if let [only] = spec.schema.key_indices()
+            && only == index
+        {
+            // No value comes twice, and sorted numbers have small differences.
+            builder = builder.set_column_dictionary_enabled(path.clone(), false);
+            if column.data_type.arrow().is_integer() {
+                builder = builder.set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED);
+            }
+        }
         builder = builder
             .set_column_bloom_filter_enabled(path.clone(), true)
             .set_column_bloom_filter_max_ndv(path, spec.rows.clamp(1, ROW_GROUP_ROWS) as u64);
