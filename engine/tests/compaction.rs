@@ -125,8 +125,8 @@ async fn a_partition_written_in_1000_flushes_holds_a_handful_of_files() {
     let written = done.bytes_written + flushed;
     assert!(written < 3 * flushed, "{written} bytes written for {flushed} flushed, {done:?}");
     assert_eq!(now(&database, &table, None).await, model);
-    let outcome = database.compact(&table, None).await.unwrap();
-    assert_eq!(outcome.segments_out, 1);
+    // Nothing to do if those in the background came to one segment by themselves.
+    database.compact(&table, None).await.unwrap();
     assert_eq!(files(&disk, ".parquet").len(), 1);
     recovers(disk.crash(Crash::LoseUnsynced), &model, "after a crash").await;
 }
