@@ -6,10 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
-use common::{Model, commit, config, contents, create, delete, find, insert, move_keys, rows, update};
-use kalamdb_engine::{Config, Database, Snapshot, Table, TableKind, UserId};
+use common::{
+    Model, check_added, commit, config, contents, create, delete, find, insert, move_keys, next_change, rows,
+    update,
+};
+use kalamdb_engine::{AlterTable, Config, Database, Ddl, Snapshot, Table, TableKind, UserId};
 use kalamdb_wal::sim::{Crash, SimDisk, SimRandom};
 
 fn user(n: usize) -> UserId {
@@ -44,10 +47,17 @@ async fn at_once(database: &Arc<Database>, snapshot: &Snapshot, table: &Arc<Tabl
     let users = database.all_users(snapshot, table).await.unwrap();
     let mut all = Everybody::new();
     for part in 0..users.small.parts() {
-        for batch in users.small.read(part, &[1, 0], false) {
+        let declared: Vec<usize> = (0..table.schema.columns().len()).collect();
+        // Not in the order of the table, nor each column once.
+        let wanted: Vec<usize> = [1, 0].into_iter().chain(declared).collect();
+        for batch in users.small.read(part, &wanted, false) {
             let batch = batch.unwrap();
+            let rows =
+                RecordBatch::try_new(table.schema.rows().clone(), batch.columns[2..].to_vec()).unwrap();
+            check_added(table, &rows);
             let (owners, ids) = (batch.users.as_string_view(), batch.columns[1].as_primitive::<Int64Type>());
             let values = batch.columns[0].as_string_view();
+            assert_eq!(rows.column(0).as_primitive::<Int64Type>(), ids);
             for row in 0..ids.len() {
                 let value = (!values.is_null(row)).then(|| values.value(row).to_owned());
                 let rows = all.entry(UserId::new(owners.value(row)).unwrap()).or_default();
@@ -102,7 +112,7 @@ async fn reading_all_users_at_once_agrees_with_reading_each_by_itself() {
             let table = find(&database, "u");
             let who = user(random.below(8) as usize);
             let id = random.below(30) as i64;
-            match random.below(12) {
+            match random.below(13) {
                 0..4 => {
                     let rows = rows(id..id + 3, "a");
                     // A key may be taken.
@@ -124,6 +134,11 @@ async fn reading_all_users_at_once_agrees_with_reading_each_by_itself() {
                 8 => drop(database.compact_packs(&table).await.unwrap()),
                 9 => drop(database.evict()),
                 10 => {
+                    let changes = vec![next_change(&table, &mut random)];
+                    let alter = AlterTable { id: table.id, base_version: table.schema.version(), changes };
+                    database.ddl(Ddl::AlterTable(Box::new(alter))).await.unwrap();
+                }
+                11 => {
                     let snapshot = database.snapshot();
                     let all = one_by_one(&database, &snapshot, &table).await;
                     held.push((snapshot, all));

@@ -24,8 +24,9 @@ use super::write::PackWriter;
 use crate::catalog::{Table, TableKind};
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::failures::BackgroundWork;
 use crate::flush::{FlushOutcome, Sorted};
-use crate::ids::{Seq, TableId};
+use crate::ids::{PartitionId, Seq, TableId};
 use crate::partition::Partition;
 use crate::snapshot::Snapshot;
 
@@ -62,6 +63,7 @@ pub(crate) async fn pack(
         for part in partitions.chunks(PACK_USERS) {
             outcome.add(pack_some(&database, table, part).await?);
         }
+        database.failures().clear(BackgroundWork::Flush, &PartitionId { table, user: None });
         merge::merge_if_due(&database, table).await?;
         Ok(outcome)
     });

@@ -147,7 +147,7 @@ pub fn next_change(table: &Table, random: &mut SimRandom) -> TableChange {
 }
 
 /// Fails unless the added columns of some rows show with which version each was written.
-fn check_added(table: &Table, rows: &RecordBatch) {
+pub fn check_added(table: &Table, rows: &RecordBatch) {
     let added = table.schema.columns().iter().zip(rows.columns());
     let added = added.filter_map(|(column, values)| Some((added_at(&column.name)?, values)));
     let added: Vec<(u32, ArrayRef)> = added
