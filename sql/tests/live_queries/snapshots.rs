@@ -5,7 +5,7 @@ use std::time::Duration;
 use kalamdb_sql::Role;
 use serde_json::{Value, json};
 
-use crate::harness::{Db, Feed, Replay, request};
+use crate::harness::{Db, Feed, Replay, request, resume};
 
 /// How long a statement, and so a snapshot, may take here: enough for a client that reads, on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -167,4 +167,28 @@ async fn a_stream_whose_rows_are_not_taken_begins_again_beside_a_table_that_goes
     }
     db.run("INSERT INTO app.s VALUES (1, 'later')").await;
     assert_eq!(feed.expect("insert").await.data["rows"][0]["s"], "later");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_of_a_resumed_feed_goes_on_exactly_although_the_rows_of_a_stream_were_not_taken() {
+    let db = opened().await;
+    db.run("CREATE STREAM TABLE app.s (n BIGINT PRIMARY KEY, s TEXT) WITH (retention = '1h', max_buffer = 10000)").await;
+    fill(&db, "app.s").await;
+    let queries = ["SELECT id FROM app.t WHERE id < 2", "SELECT n, s FROM app.s"];
+    let id = metric(&db, "kalamdb_visible_seq").await.to_string();
+    let last = db.run("DELETE FROM app.t WHERE id = 0").await.seq();
+    let mut feed = db.request(resume(&queries, &id)).await.unwrap();
+    feed.expect("ready").await;
+    for reason in ["not_resumable", "snapshot_expired"] {
+        let reset = feed.expect("reset").await;
+        assert_eq!((&reset.data["subscription"], &reset.data["reason"]), (&json!("q2"), &json!(reason)));
+        assert_eq!(feed.expect("snapshot").await.data["last"], false);
+        if reason == "not_resumable" {
+            let seq = db.run("INSERT INTO app.t VALUES (9000, 'x')").await.seq();
+            until_let_go(&db, seq).await;
+        }
+    }
+    while feed.expect("snapshot").await.data["last"] == false {}
+    let delete = feed.expect("delete").await;
+    assert_eq!((delete.id, &delete.data["rows"]), (Some(last.to_string()), &json!([{"id": 0}])));
 }

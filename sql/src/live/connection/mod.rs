@@ -108,7 +108,7 @@ impl Connection {
         loop {
             if self.entry.outbox.take_signal() {
                 self.tell_ends();
-                if self.entry.outbox.take_begin_again() {
+                if self.entry.outbox.take_begin_again() && !matches!(self.phase, Phase::Ended) {
                     self.begin_anew("purged");
                 }
             }

@@ -122,7 +122,15 @@ impl Connection {
             let message = "the client took longer to read the initial rows than a statement may run, twice";
             self.fail(index, &Error::new(ErrorCode::Cancelled, message));
         }
-        self.begin_anew(reason);
+        match &self.phase {
+            // Its tables are not concerned: they go on from where they are.
+            Phase::Snapshots(snapshots) if snapshots.feed.is_none() && reason == EXPIRED => {
+                let streams = self.entry.open().map(|(index, _)| index);
+                let streams = streams.filter(|index| snapshots.waits(*index)).collect();
+                self.begin_streams_again(reason, streams);
+            }
+            _ => self.begin_anew(reason),
+        }
     }
 }
 
