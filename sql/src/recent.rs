@@ -14,7 +14,18 @@ const HALF: usize = 512;
 /// Hashes of texts that came once.
 const SEEN: usize = 4_096;
 
-/// Entries by the hash of what they are found by. Whoever finds one checks that it is the one that was meant.
+/// What is known of something that is looked for.
+#[derive(Debug)]
+pub(crate) enum Known<T> {
+    /// This is kept of it.
+    Kept(Arc<T>),
+    /// It came before, and nothing is kept of it yet.
+    Before,
+    /// It came for the first time, as far as is remembered.
+    Never,
+}
+
+/// Entries by the hash of what they are found by.
 #[derive(Debug)]
 pub(crate) struct Recent<T> {
     young: HashMap<u64, Arc<T>>,
@@ -29,6 +40,16 @@ impl<T> Default for Recent<T> {
 }
 
 impl<T> Recent<T> {
+    /// What is known of what has this hash, if `is_meant` says so of the entry: others may have the same. Remembers that it
+    /// came.
+    pub(crate) fn look_up(&mut self, hash: u64, is_meant: impl Fn(&T) -> bool) -> Known<T> {
+        match self.get(hash).filter(|entry| is_meant(entry)) {
+            Some(entry) => Known::Kept(entry),
+            None if self.came_before(hash) => Known::Before,
+            None => Known::Never,
+        }
+    }
+
     /// The entry with this hash.
     pub(crate) fn get(&mut self, hash: u64) -> Option<Arc<T>> {
         if let Some(entry) = self.young.get(&hash) {
@@ -49,7 +70,7 @@ impl<T> Recent<T> {
     }
 
     /// True if this hash came before, as far as is remembered.
-    pub(crate) fn came_before(&mut self, hash: u64) -> bool {
+    fn came_before(&mut self, hash: u64) -> bool {
         let slot = &mut self.seen[hash as usize % SEEN];
         std::mem::replace(slot, hash) == hash
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{ParsedStatement, parse};
-use crate::recent::{LONGEST_TEXT, Recent};
+use crate::recent::{Known, LONGEST_TEXT, Recent};
 
 /// Texts and their statements. What a text says depends on nothing but itself.
 #[derive(Debug, Default)]
@@ -22,15 +22,12 @@ impl Texts {
             return parse(text);
         }
         let hash = self.hasher.hash_one(text);
-        let known = {
-            let mut kept = self.kept.lock();
-            match kept.get(hash) {
-                Some(entry) if *entry.0 == *text => return entry.1.clone(),
-                _ => kept.came_before(hash),
-            }
-        };
+        let known = self.kept.lock().look_up(hash, |(kept, _)| **kept == *text);
+        if let Known::Kept(entry) = known {
+            return entry.1.clone();
+        }
         let statements = parse(text);
-        if known {
+        if let Known::Before = known {
             self.kept.lock().insert(hash, Arc::new((text.into(), statements.clone())));
         }
         statements

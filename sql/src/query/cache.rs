@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::prepared::Prepared;
 use crate::auth::Role;
-use crate::recent::{LONGEST_TEXT, Recent};
+use crate::recent::{Known, LONGEST_TEXT, Recent};
 use crate::statement::StatementContext;
 
 /// The plans that are kept.
@@ -84,16 +84,12 @@ impl PlanCache {
         let version = ctx.catalog.version();
         let (namespace, role) = (ctx.namespace.as_str(), ctx.role());
         let hash = self.hash(text, namespace, role);
-        {
-            let mut kept = self.kept.lock();
-            match kept.get(hash).filter(|entry| entry.is_for(text, namespace, role)) {
-                Some(entry) if entry.version == version => return entry.plan.clone(),
-                // A transaction that began before the catalog changed takes nothing from those after it.
-                Some(entry) if entry.version > version => return None,
-                Some(_) => {}
-                None if kept.came_before(hash) => {}
-                None => return None,
-            }
+        match self.kept.lock().look_up(hash, |entry| entry.is_for(text, namespace, role)) {
+            Known::Kept(entry) if entry.version == version => return entry.plan.clone(),
+            // A transaction that began before the catalog changed takes nothing from those after it.
+            Known::Kept(entry) if entry.version > version => return None,
+            Known::Kept(_) | Known::Before => {}
+            Known::Never => return None,
         }
         let plan = Prepared::new(ctx, statement).await.ok()?.map(Arc::new);
         let (text, namespace) = (text.into(), ctx.namespace.clone());
