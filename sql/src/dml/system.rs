@@ -17,6 +17,7 @@ use datafusion::sql::sqlparser::ast::{
 use kalamdb_engine::system::{Cell, Row};
 use kalamdb_engine::{SYSTEM_NAMESPACE, Table, TableId, system};
 use serde_json::Value;
+use tokio::sync::MutexGuard;
 
 use super::assign::{self, Assigned, NewValue};
 use super::convert;
@@ -78,10 +79,8 @@ pub(super) async fn insert(
     if statement.on.is_some() || statement.returning.is_some() {
         return Err(unsupported("ON CONFLICT and RETURNING"));
     }
-    let _writer = lock(ctx, id).await;
-    let ctx = &ctx.renewed();
-    let table = store::table(ctx.instance.database(), id)?;
-    let Given { targets, columns, count, .. } = written(ctx, &table, statement, params).await?;
+    let Begun { ctx, table, .. } = &begin(ctx, id).await?;
+    let Given { targets, columns, count, .. } = written(ctx, table, statement, params).await?;
     let mut names = Vec::with_capacity(targets.len());
     for target in targets {
         match target {
@@ -91,7 +90,7 @@ pub(super) async fn insert(
     }
     let values = batch(&names, columns, count)?;
     let changes = (0..count).map(|row| Ok(Change { old: None, new: Some(record(&names, &values, row)?) }));
-    apply(ctx, id, &table, changes.collect::<Result<_>>()?).await
+    apply(ctx, id, table, changes.collect::<Result<_>>()?).await
 }
 
 /// UPDATE.
@@ -107,22 +106,20 @@ pub(super) async fn update(
     if statement.from.is_some() || statement.returning.is_some() {
         return Err(unsupported("FROM and RETURNING"));
     }
-    let _writer = lock(ctx, id).await;
-    let ctx = &ctx.renewed();
-    let table = store::table(ctx.instance.database(), id)?;
-    let (assigned, expressions) = assign::assignments(ctx, &table, &statement.assignments, params)?;
+    let Begun { ctx, table, .. } = &begin(ctx, id).await?;
+    let (assigned, expressions) = assign::assignments(ctx, table, &statement.assignments, params)?;
     let matched =
-        matched(ctx, &table, &statement.table, statement.selection.clone(), &expressions, params).await?;
+        matched(ctx, table, &statement.table, statement.selection.clone(), &expressions, params).await?;
     let names: Vec<String> =
         assigned.iter().map(|(at, _)| table.schema.columns()[*at].name.clone()).collect();
-    let values = new_values(&table, &assigned, &matched)?;
+    let values = new_values(table, &assigned, &matched)?;
     let values = batch(&names, values, matched.num_rows())?;
-    let changes = changes(ctx, &table, &matched, |old, row| {
+    let changes = changes(ctx, table, &matched, |old, row| {
         let mut new = old.clone();
         new.extend(record(&names, &values, row)?);
         Ok(Some(new))
     });
-    apply(ctx, id, &table, changes.await?).await
+    apply(ctx, id, table, changes.await?).await
 }
 
 /// DELETE.
@@ -138,25 +135,35 @@ pub(super) async fn delete(
     if statement.using.is_some() || statement.returning.is_some() {
         return Err(unsupported("USING and RETURNING"));
     }
-    let _writer = lock(ctx, id).await;
-    let ctx = &ctx.renewed();
-    let table = store::table(ctx.instance.database(), id)?;
+    let Begun { ctx, table, .. } = &begin(ctx, id).await?;
     let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &statement.from;
     let Some(from) = from.first() else { return Err(unsupported("DELETE of no table")) };
-    let matched = matched(ctx, &table, from, statement.selection.clone(), &[], params).await?;
-    let changes = changes(ctx, &table, &matched, |_, _| Ok(None)).await?;
-    apply(ctx, id, &table, changes).await
+    let matched = matched(ctx, table, from, statement.selection.clone(), &[], params).await?;
+    let changes = changes(ctx, table, &matched, |_, _| Ok(None)).await?;
+    apply(ctx, id, table, changes).await
 }
 
 fn unsupported(what: &str) -> Error {
     Error::new(ErrorCode::Unsupported, format!("{what} on a table of the system are not supported"))
 }
 
-async fn lock(ctx: &StatementContext, id: TableId) -> tokio::sync::MutexGuard<'_, ()> {
-    match id {
+/// A statement whose turn it is.
+struct Begun<'a> {
+    /// Keeps others from writing.
+    _writer: MutexGuard<'a, ()>,
+    /// The statement at what the writer before it left.
+    ctx: Arc<StatementContext>,
+    table: Arc<Table>,
+}
+
+/// Waits until the statement is the only writer of the table.
+async fn begin(ctx: &StatementContext, id: TableId) -> Result<Begun<'_>> {
+    let writer = match id {
         system::USERS => ctx.instance.users().writer.lock().await,
         _ => ctx.instance.locations().lock().await,
-    }
+    };
+    let table = store::table(ctx.instance.database(), id)?;
+    Ok(Begun { _writer: writer, ctx: ctx.renewed(), table })
 }
 
 /// The key and the computed expressions of the rows that match.
