@@ -22,7 +22,7 @@ use crate::flush;
 use crate::ids::{PartitionId, TableId, UserId};
 use crate::manifest::{Manifest, SegmentMeta};
 use crate::pack::flush::is_packable;
-use crate::pack::merge;
+use crate::pack::merge::{self, By};
 use crate::partition::Version;
 use crate::retention;
 
@@ -129,7 +129,7 @@ async fn try_compact(database: &Arc<Database>, id: &PartitionId) -> Result<()> {
     let catalog = database.catalog();
     let Some(table) = catalog.table_by_id(id.table) else { return Ok(()) };
     if is_packs(id, table) {
-        return database.compact_packs(table).await.map(drop);
+        return merge::compact_packs(database, table, By::Background).await.map(drop);
     }
     let partition = database.partition(table, id)?;
     let hot_since = partition.hot_since.load(Ordering::Relaxed);

@@ -79,7 +79,7 @@ pub use catalog::{
     TableOptions,
 };
 pub use commit::Committed;
-pub use compaction::{CompactionOutcome, CompactionStatus};
+pub use compaction::{CompactionEnd, CompactionEvent, CompactionOutcome, CompactionStatus};
 pub use config::{CompactionConfig, Config};
 pub use database::Database;
 pub use ddl::DdlOutcome;

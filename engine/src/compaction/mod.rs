@@ -29,6 +29,8 @@ mod running;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::sync::mpsc::UnboundedReceiver;
+
 use crate::catalog::Table;
 use crate::database::Database;
 use crate::error::{Error, Result};
@@ -40,7 +42,7 @@ use crate::retention;
 use crate::segment::Segment;
 use merge::Merged;
 use pick::{Candidate, Limits, pick};
-pub use running::CompactionStatus;
+pub use running::{CompactionEnd, CompactionEvent, CompactionStatus};
 pub(crate) use running::{Compactions, Running};
 
 /// What a compaction did.
@@ -107,6 +109,11 @@ impl Database {
         self.compacting().list()
     }
 
+    /// What becomes of the compactions that the background begins from now on. Only the last who asked is told.
+    pub fn watch_compactions(&self) -> UnboundedReceiver<CompactionEvent> {
+        self.compacting().watch()
+    }
+
     /// What all compactions did since the database was opened.
     pub fn compacted(&self) -> CompactionOutcome {
         self.compacting().totals()
@@ -135,7 +142,11 @@ pub(crate) async fn compact(
         let _one_at_a_time = partition.compacting.lock().await;
         let running = database.compacting().begin(&partition.id, database.clock().now_micros());
         let (db, of) = (database.clone(), partition.clone());
-        let work = tokio::task::spawn_blocking(move || run(&db, &of, goal, &running));
+        let work = tokio::task::spawn_blocking(move || {
+            let result = run(&db, &of, goal, &running);
+            running.end(&result);
+            result
+        });
         let outcome = work.await.unwrap_or_else(|e| Err(Error::internal("compact", e)))?;
         database.failures().clear(BackgroundWork::Compaction, &partition.id);
         Ok(outcome)
@@ -175,6 +186,9 @@ fn run(
         });
         let candidates: Vec<Candidate> = candidates.map(|s| Candidate::new(s, known.pin)).collect();
         let Some(picked) = pick(goal, &candidates, &limits) else { return Ok(total) };
+        if goal == Goal::Due {
+            running.announce();
+        }
         let inputs: Vec<Arc<Segment>> = picked.iter().map(|at| candidates[*at].segment.clone()).collect();
         let merged = Merged::new(database, partition, &table, &inputs, known.pin, limits.cutoff(), running)?;
         let (id, outcome) = install::install(database, partition, &inputs, merged, known.pin, running)?;

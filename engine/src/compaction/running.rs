@@ -1,5 +1,6 @@
 //! The compactions under way: how many at a time, how fast, shown and cancelled.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,6 +32,41 @@ pub struct CompactionStatus {
     pub bytes_total: u64,
 }
 
+/// What becomes of a compaction that the background began, once it has found something to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CompactionEvent {
+    /// It has begun.
+    Began(CompactionStatus),
+    /// The one with this id has ended.
+    Ended {
+        /// As [`CompactionStatus::id`].
+        id: u64,
+        /// How.
+        end: CompactionEnd,
+    },
+}
+
+/// How a compaction ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CompactionEnd {
+    /// What it did.
+    Completed(CompactionOutcome),
+    /// Somebody wanted it to.
+    Cancelled,
+    /// Why it could not go on.
+    Failed(String),
+}
+
+impl From<&Result<CompactionOutcome>> for CompactionEnd {
+    fn from(result: &Result<CompactionOutcome>) -> Self {
+        match result {
+            Ok(outcome) => Self::Completed(*outcome),
+            Err(Error::Cancelled(_) | Error::Closed) => Self::Cancelled,
+            Err(error) => Self::Failed(error.to_string()),
+        }
+    }
+}
+
 /// The compactions of a database.
 #[derive(Debug)]
 pub(crate) struct Compactions {
@@ -41,6 +77,7 @@ pub(crate) struct Compactions {
     stopped: AtomicBool,
     totals: Mutex<CompactionOutcome>,
     requests: mpsc::UnboundedSender<PartitionId>,
+    watcher: Mutex<Option<mpsc::UnboundedSender<CompactionEvent>>>,
 }
 
 impl Compactions {
@@ -56,6 +93,7 @@ impl Compactions {
             stopped: AtomicBool::new(false),
             totals: Mutex::default(),
             requests,
+            watcher: Mutex::default(),
         };
         (compactions, requested)
     }
@@ -86,7 +124,21 @@ impl Compactions {
             wake: Condvar::new(),
         });
         running.insert(id, state.clone());
-        Running { state, all: self.clone() }
+        Running { state, all: self.clone(), announced: Cell::new(false) }
+    }
+
+    /// What the background does from now on. Whoever watched before watches no more.
+    pub(crate) fn watch(&self) -> mpsc::UnboundedReceiver<CompactionEvent> {
+        let (sender, events) = mpsc::unbounded_channel();
+        *self.watcher.lock() = Some(sender);
+        events
+    }
+
+    fn tell(&self, event: CompactionEvent) {
+        if let Some(watcher) = &*self.watcher.lock() {
+            // Nobody is there any more while the database is closed.
+            let _ = watcher.send(event);
+        }
     }
 
     pub(crate) fn list(&self) -> Vec<CompactionStatus> {
@@ -148,9 +200,29 @@ impl Compactions {
 pub(crate) struct Running {
     state: Arc<State>,
     all: Arc<Compactions>,
+    /// Its end has to be told.
+    announced: Cell<bool>,
 }
 
 impl Running {
+    /// Tells who watches that the background has begun it. Once is enough.
+    pub(crate) fn announce(&self) {
+        if !self.announced.replace(true) {
+            self.all.tell(CompactionEvent::Began(self.state.status()));
+        }
+    }
+
+    /// Tells its end, if its beginning was told.
+    pub(crate) fn end(self, result: &Result<CompactionOutcome>) {
+        self.tell_end(result.into());
+    }
+
+    fn tell_end(&self, end: CompactionEnd) {
+        if self.announced.replace(false) {
+            self.all.tell(CompactionEvent::Ended { id: self.state.id, end });
+        }
+    }
+
     /// # Errors
     /// [`Error::Cancelled`] once it was cancelled.
     pub(crate) fn check(&self) -> Result<()> {
@@ -166,6 +238,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.all.running.lock().remove(&self.state.id);
+        // Without an end of its own it panicked.
+        self.tell_end(CompactionEnd::Failed("it ended early; the log says why".into()));
     }
 }
 

@@ -63,14 +63,30 @@ impl Database {
     /// [`Error::Cancelled`]; [`Error::StorageFull`] and other I/O errors; [`Error::Corrupt`] if a pack is damaged,
     /// [`Error::Closed`]. The packs are as they were then.
     pub async fn compact_packs(self: &Arc<Self>, table: &Arc<Table>) -> Result<CompactionOutcome> {
-        let (database, table) = (self.clone(), table.id);
-        // A task of its own: dropped halfway, it would give up its locks while files are still being written.
-        let task = tokio::spawn(async move { merge_all(&database, table).await });
-        task.await.unwrap_or_else(|e| Err(Error::internal("merge packs", e)))
+        compact_packs(self, table, By::Statement).await
     }
 }
 
-async fn merge_all(database: &Arc<Database>, table: TableId) -> Result<CompactionOutcome> {
+/// Who wants packs to be merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    Statement,
+    Background,
+}
+
+/// See [`Database::compact_packs`].
+pub(crate) async fn compact_packs(
+    database: &Arc<Database>,
+    table: &Table,
+    by: By,
+) -> Result<CompactionOutcome> {
+    let (database, table) = (database.clone(), table.id);
+    // A task of its own: dropped halfway, it would give up its locks while files are still being written.
+    let task = tokio::spawn(async move { merge_all(&database, table, by).await });
+    task.await.unwrap_or_else(|e| Err(Error::internal("merge packs", e)))
+}
+
+async fn merge_all(database: &Arc<Database>, table: TableId, by: By) -> Result<CompactionOutcome> {
     let _worker = database.compacting().worker().await?;
     let _open = database.stay_open().await?;
     let Some(packs) = database.packs_of(table)? else { return Ok(CompactionOutcome::default()) };
@@ -87,7 +103,12 @@ async fn merge_all(database: &Arc<Database>, table: TableId) -> Result<Compactio
     let running = database.compacting().begin(&of, database.clock().now_micros());
     let (db, packs) = (database.clone(), packs.clone());
     let work = tokio::task::spawn_blocking(move || {
-        let outcome = merge(&db, &table, &packs, &all, Wanted::Until(&running))?;
+        if by == By::Background {
+            running.announce();
+        }
+        let result = merge(&db, &table, &packs, &all, Wanted::Until(&running));
+        running.end(&result);
+        let outcome = result?;
         db.compacting().count(outcome);
         Ok(outcome)
     });
