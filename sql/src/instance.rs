@@ -121,6 +121,7 @@ impl Instance {
             settings: options.settings,
         });
         jobs::keep_for_a_while(&instance);
+        jobs::note_compactions(&instance);
         Ok(instance)
     }
 
@@ -130,7 +131,7 @@ impl Instance {
     /// What the log says, if it failed.
     pub async fn close(&self) -> Result<()> {
         self.live.shut_down();
-        self.jobs.cancel_all();
+        self.jobs.cancel_all(&self.database);
         Ok(self.database.close().await?)
     }
 

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use kalamdb_engine::{CompactionOutcome, TableKind};
+use kalamdb_engine::{CompactionOutcome, PartitionId, TableKind};
 use serde_json::json;
 
+use super::background::figures;
 use super::targets::targets;
 use super::{About, start};
 use crate::auth::Role;
@@ -52,20 +53,16 @@ pub(crate) async fn compact(ctx: &Arc<StatementContext>, wanted: &Compact) -> Re
         };
         progress.expect(work.len() + usize::from(all_users.is_some()));
         for (table, user) in &work {
+            progress.compacts(PartitionId { table: table.id, user: user.clone() })?;
             add(database.compact(table, user.as_ref()).await.map_err(Error::from)?)?;
         }
         if let Some((table, _)) = all_users {
+            progress.compacts(PartitionId { table: table.id, user: None })?;
             add(database.compact_packs(table).await.map_err(Error::from)?)?;
         }
-        Ok(json!({
-            "partitions": work.len(),
-            "segments_in": total.segments_in,
-            "segments_out": total.segments_out,
-            "rows_in": total.rows_in,
-            "rows_out": total.rows_out,
-            "bytes_read": total.bytes_read,
-            "bytes_written": total.bytes_written,
-        }))
+        let mut result = figures(&total);
+        result["partitions"] = work.len().into();
+        Ok(result)
     })
     .await
 }

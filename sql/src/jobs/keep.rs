@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use kalamdb_engine::Database;
 use kalamdb_engine::system::{self, Cell, Row};
+use serde_json::Value;
 
+use super::background::BACKGROUND;
 use super::row::{JOB_ID, Status};
 use crate::error::Result;
 use crate::instance::Instance;
@@ -13,6 +15,8 @@ use crate::system::store;
 
 /// How long the rows of ended jobs and of the audit log are kept, in microseconds: 30 days.
 const KEPT: i64 = 30 * 24 * 3_600 * 1_000_000;
+/// The same for compactions that the background completed: there can be many.
+const KEPT_OF_BACKGROUND: i64 = 24 * 3_600 * 1_000_000;
 /// How often old rows are looked for.
 const EVERY: Duration = Duration::from_secs(3_600);
 const INTERRUPTED: &str = "the server stopped while the job was running";
@@ -62,10 +66,14 @@ pub(crate) fn keep_for_a_while(instance: &Arc<Instance>) {
 /// `None` once the instance is gone.
 async fn expire(instance: &Weak<Instance>) -> Option<()> {
     let instance = instance.upgrade()?;
-    let before = instance.clock().now_micros() - KEPT;
+    let now = instance.clock().now_micros();
+    let before = now - KEPT;
     let database = instance.database();
     let ended = |row: Row<'_>| {
         let finished = row.int("finished_at")?;
+        let background = row.text("status")? == Some(Status::Completed(&Value::Null).name())
+            && row.text("parameters")?.is_some_and(|text| text.contains(BACKGROUND));
+        let before = if background { now - KEPT_OF_BACKGROUND } else { before };
         Ok(finished != 0 && finished < before)
     };
     let jobs = store::remove(database, system::JOBS, ended).await;

@@ -9,13 +9,13 @@ use crate::session::Outcome;
 use crate::statement::StatementContext;
 use crate::system::store;
 
-/// Asks a job to stop, which it does between two of its steps.
+/// Asks a job to stop, which it does between two of its steps; a compaction of the background does at once.
 ///
 /// # Errors
 /// [`ErrorCode::PermissionDenied`]; [`ErrorCode::NotFound`]; [`ErrorCode::InvalidStatement`] for one that has ended.
 pub(crate) async fn kill(ctx: &StatementContext, job_id: &str, at: Option<Position>) -> Result<Outcome> {
     ctx.require(Role::Dba, "KILL JOB")?;
-    if ctx.instance.jobs().cancel(job_id) {
+    if ctx.instance.jobs().cancel(ctx.instance.database(), job_id) {
         return Ok(Outcome::message(format!("job {job_id} is being stopped")));
     }
     let mut status = None;

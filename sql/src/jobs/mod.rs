@@ -2,9 +2,12 @@
 //!
 //! A job's row is written before the work begins, kept up to date while it goes on, and says at the end what came of it.
 //! The work runs in a task of its own: a statement waits for it or, with NOWAIT, does not, and a client that goes away
-//! stops nothing. `KILL JOB` asks the work to stop; it does between two of its steps. A job that was running when the
-//! server stopped, in whatever way, is `failed` when it is opened again.
+//! stops nothing. `KILL JOB` asks the work to stop; it does between two of its steps, or in the middle of a compaction. A job
+//! that was running when the server stopped, in whatever way, is `failed` when it is opened again.
+//!
+//! Compactions that the engine begins by itself are jobs too: see [`background`].
 
+mod background;
 mod compact;
 mod export;
 mod flush;
@@ -20,8 +23,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kalamdb_engine::DataType;
 use kalamdb_engine::system::Cell;
+use kalamdb_engine::{DataType, Database};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -31,6 +34,7 @@ use crate::instance::Instance;
 use crate::session::Outcome;
 use crate::statement::StatementContext;
 
+pub(crate) use background::note_compactions;
 pub(crate) use compact::compact;
 pub(crate) use export::export;
 pub(crate) use flush::flush;
@@ -46,19 +50,45 @@ const SHOWN_EVERY: Duration = Duration::from_secs(1);
 /// The jobs that run now.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
-    running: Mutex<HashMap<String, Arc<Progress>>>,
+    running: Mutex<HashMap<String, Work>>,
+}
+
+/// What a job does, as far as it can be stopped.
+#[derive(Debug, Clone)]
+enum Work {
+    /// The steps of a statement.
+    Steps(Arc<Progress>),
+    /// A compaction that the engine began, by its number.
+    Compaction(u64),
+}
+
+impl Work {
+    fn cancel(&self, database: &Database) {
+        match self {
+            Self::Steps(progress) => progress.cancel(database),
+            Self::Compaction(id) => drop(database.cancel_compaction(*id)),
+        }
+    }
 }
 
 impl Jobs {
     /// Asks a job to stop. False if it does not run.
-    pub(crate) fn cancel(&self, id: &str) -> bool {
-        let progress = self.running.lock().get(id).cloned();
-        progress.map(|progress| progress.cancel()).is_some()
+    pub(crate) fn cancel(&self, database: &Database, id: &str) -> bool {
+        let work = self.running.lock().get(id).cloned();
+        work.map(|work| work.cancel(database)).is_some()
     }
 
     /// Asks all of them to stop: the server does.
-    pub(crate) fn cancel_all(&self) {
-        self.running.lock().values().for_each(|progress| progress.cancel());
+    pub(crate) fn cancel_all(&self, database: &Database) {
+        self.running.lock().values().for_each(|work| work.cancel(database));
+    }
+
+    fn add(&self, id: &str, work: Work) {
+        self.running.lock().insert(id.to_owned(), work);
+    }
+
+    fn remove(&self, id: &str) {
+        self.running.lock().remove(id);
     }
 }
 
@@ -88,10 +118,15 @@ pub(crate) async fn start<F>(
 where
     F: Future<Output = Result<Value>> + Send + 'static,
 {
-    let progress = Arc::new(Progress::default());
-    let job = Job::new(ctx, about, progress.clone());
+    let job = Job::new(&ctx.instance, about, ctx.now_micros);
+    let progress = job.progress.clone();
     let id = job.id.clone();
-    job.store(&ctx.instance, Status::Running).await?;
+    // Whoever sees its row can stop it.
+    ctx.instance.jobs().add(&id, Work::Steps(progress.clone()));
+    if let Err(error) = job.store(&ctx.instance, Status::Running).await {
+        ctx.instance.jobs().remove(&id);
+        return Err(error);
+    }
     let running = tokio::spawn(run(ctx.instance.clone(), job, work(progress)));
     if nowait {
         return answer(&id, None);
@@ -112,7 +147,6 @@ async fn run(
     work: impl Future<Output = Result<Value>> + Send + 'static,
 ) -> Result<Value> {
     let progress = job.progress.clone();
-    instance.jobs().running.lock().insert(job.id.clone(), progress.clone());
     // A task of its own, so that a panic is a failed job too.
     let mut work = tokio::spawn(work);
     let result = loop {
@@ -127,7 +161,6 @@ async fn run(
             }
         }
     };
-    instance.jobs().running.lock().remove(&job.id);
     let status = match &result {
         Ok(result) => Status::Completed(result),
         Err(error) if error.code == ErrorCode::Cancelled => Status::Cancelled,
@@ -136,6 +169,7 @@ async fn run(
             Status::Failed(&error.message)
         }
     };
-    job.store(&instance, status).await?;
-    result
+    let stored = job.store(&instance, status).await;
+    instance.jobs().remove(&job.id);
+    stored.and(result)
 }

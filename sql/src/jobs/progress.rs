@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use kalamdb_engine::{Database, PartitionId};
+use parking_lot::Mutex;
+
 use crate::error::{Error, ErrorCode, Result};
 
 /// Shared between the work, who writes its row, and who may want it to stop.
@@ -14,6 +17,7 @@ pub(crate) struct Progress {
     /// What `has_moved` saw last.
     shown: AtomicU64,
     cancelled: AtomicBool,
+    compacting: Mutex<Option<PartitionId>>,
 }
 
 impl Progress {
@@ -31,6 +35,12 @@ impl Progress {
         self.go_on()
     }
 
+    /// Says how far it is.
+    pub(super) fn set(&self, done: u64, total: u64) {
+        self.done.store(done, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+    }
+
     /// Refuses to go on if the job is to stop.
     ///
     /// # Errors
@@ -40,6 +50,15 @@ impl Progress {
             true => Err(Error::new(ErrorCode::Cancelled, "the job was killed")),
             false => Ok(()),
         }
+    }
+
+    /// Says which partition is compacted next, so that this can be stopped halfway.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Cancelled`] if the job is to stop.
+    pub(super) fn compacts(&self, partition: PartitionId) -> Result<()> {
+        *self.compacting.lock() = Some(partition);
+        self.go_on()
     }
 
     /// Counts bytes read.
@@ -52,8 +71,14 @@ impl Progress {
         self.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn cancel(&self) {
+    pub(super) fn cancel(&self, database: &Database) {
         self.cancelled.store(true, Ordering::Relaxed);
+        let Some(partition) = self.compacting.lock().clone() else { return };
+        for compaction in database.compactions() {
+            if compaction.partition == partition {
+                database.cancel_compaction(compaction.id);
+            }
+        }
     }
 
     /// True if a step was done since this was asked last.

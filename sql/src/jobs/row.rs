@@ -9,7 +9,6 @@ use super::{About, Progress};
 use crate::error::Result;
 use crate::grid;
 use crate::instance::Instance;
-use crate::statement::StatementContext;
 use crate::system::store;
 
 /// The key of `system.jobs`.
@@ -46,9 +45,10 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(ctx: &StatementContext, about: About, progress: Arc<Progress>) -> Self {
-        let id = ctx.instance.database().snowflake().to_string();
-        Self { id, about, progress, created_at: ctx.now_micros }
+    /// One that begins at `created_at`, microseconds since the epoch.
+    pub(super) fn new(instance: &Instance, about: About, created_at: i64) -> Self {
+        let id = instance.database().snowflake().to_string();
+        Self { id, about, progress: Arc::default(), created_at }
     }
 
     /// Writes its row, in place of the one before.
