@@ -6,22 +6,28 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, ScalarValue, Statistics, exec_datafusion_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, conjunction};
+use datafusion::physical_plan::apply_expression_roots;
 use datafusion::physical_plan::execution_plan::{
     Boundedness, EmissionType, ReplaceChildrenOptions, SchedulingType,
 };
+use datafusion::physical_plan::filter_pushdown::{
+    ChildFilterPushdownResult, ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation,
+};
 use datafusion::physical_plan::metrics::{
-    BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput,
+    BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, RecordOutput,
 };
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use kalamdb_engine::{PartitionView, RowsChunk, UserId};
 
+use super::dynamic_filter::{DynamicFilter, is_dynamic};
 use super::{ScanColumn, show_output};
 
 /// Rows worth a partition of their own.
@@ -84,6 +90,8 @@ pub(crate) struct MemtableScanExec {
     columns: Arc<[ScanColumn]>,
     properties: Arc<PlanProperties>,
     limit: Option<usize>,
+    /// What a TopK or a join above leaves out anyway.
+    filters: Arc<[Arc<dyn PhysicalExpr>]>,
     metrics: ExecutionPlanMetricsSet,
 }
 
@@ -111,6 +119,7 @@ impl MemtableScanExec {
             columns,
             properties: Arc::new(properties),
             limit,
+            filters: Arc::default(),
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
@@ -123,13 +132,14 @@ impl MemtableScanExec {
         }
     }
 
-    fn renewed(&self, limit: Option<usize>) -> Self {
+    fn renewed(&self, limit: Option<usize>, filters: Arc<[Arc<dyn PhysicalExpr>]>) -> Self {
         Self {
             table: self.table.clone(),
             partitions: self.partitions.clone(),
             columns: self.columns.clone(),
             properties: self.properties.clone(),
             limit,
+            filters,
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
@@ -153,7 +163,11 @@ impl DisplayAs for MemtableScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let chunks: usize = self.partitions.iter().map(Vec::len).sum();
         write!(f, "MemtableScanExec: table={}, chunks={chunks}, rows={}", self.table, self.rows_of(None))?;
-        show_output(f, self.properties.eq_properties.schema(), self.limit)
+        show_output(f, self.properties.eq_properties.schema(), self.limit)?;
+        match self.filters.is_empty() {
+            true => Ok(()),
+            false => write!(f, ", predicate={}", conjunction(self.filters.iter().cloned())),
+        }
     }
 }
 
@@ -184,13 +198,13 @@ impl ExecutionPlan for MemtableScanExec {
 
     fn apply_expressions(
         &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
+        apply_expression_roots(self.filters.iter(), f)
     }
 
     fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(self.renewed(self.limit)))
+        Ok(Arc::new(self.renewed(self.limit, self.filters.clone())))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
@@ -199,6 +213,7 @@ impl ExecutionPlan for MemtableScanExec {
             chunks.ok_or_else(|| exec_datafusion_err!("MemtableScanExec has no partition {partition}"))?;
         let schema = self.schema();
         let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let pruned = || MetricBuilder::new(&self.metrics).counter("dynamic_filter_rows_pruned", partition);
         let mut batches = Batches {
             chunks: chunks.clone().into_iter(),
             current: None,
@@ -206,6 +221,8 @@ impl ExecutionPlan for MemtableScanExec {
             schema: schema.clone(),
             batch_size: context.session_config().batch_size().max(1),
             remaining: self.limit.unwrap_or(usize::MAX),
+            filter: (!self.filters.is_empty())
+                .then(|| DynamicFilter::new(self.filters.iter().cloned(), pruned())),
         };
         let measured = std::iter::from_fn(move || {
             let _timer = metrics.elapsed_compute().timer();
@@ -227,17 +244,39 @@ impl ExecutionPlan for MemtableScanExec {
         let rows = self.rows_of(args.partition());
         let rows = match self.limit {
             Some(limit) => Precision::Inexact(rows.min(limit)),
-            None => Precision::Exact(rows),
+            None if self.filters.is_empty() => Precision::Exact(rows),
+            None => Precision::Inexact(rows),
         };
         Ok(Arc::new(Statistics::new_unknown(&self.schema()).with_num_rows(rows)))
     }
 
     fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
-        Some(Arc::new(self.renewed(limit)))
+        Some(Arc::new(self.renewed(limit, self.filters.clone())))
     }
 
     fn fetch(&self) -> Option<usize> {
         self.limit
+    }
+
+    /// Takes filters that change while the statement runs. All others are evaluated above, which costs the same, and so
+    /// are those on top of a limit: which rows it takes would depend on them.
+    fn handle_child_pushdown_result(
+        &self,
+        phase: FilterPushdownPhase,
+        result: ChildPushdownResult,
+        _: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
+        let dynamic = |filter: &&ChildFilterPushdownResult| is_dynamic(&filter.filter);
+        let taken: Vec<_> =
+            result.parent_filters.iter().filter(dynamic).map(|taken| taken.filter.clone()).collect();
+        // A leaf that promises nothing.
+        let none = FilterPushdownPropagation::if_all(result);
+        if phase != FilterPushdownPhase::Post || self.limit.is_some() || taken.is_empty() {
+            return Ok(none);
+        }
+        let filters = self.filters.iter().cloned().chain(taken).collect();
+        // Rows that it is not worth to leave out do pass, so that the filters are never promised to be applied.
+        Ok(none.with_updated_node(Arc::new(self.renewed(None, filters))))
     }
 }
 
@@ -249,6 +288,7 @@ struct Batches {
     schema: SchemaRef,
     batch_size: usize,
     remaining: usize,
+    filter: Option<DynamicFilter>,
 }
 
 /// A chunk that is being read.
@@ -260,45 +300,54 @@ struct Open {
 
 impl Batches {
     fn next(&mut self) -> Option<Result<RecordBatch>> {
+        self.try_next().transpose()
+    }
+
+    fn try_next(&mut self) -> Result<Option<RecordBatch>> {
         while self.remaining > 0 {
             let open = match &mut self.current {
                 Some(open) => open,
-                None => match self.open(self.chunks.as_slice().first().cloned()?) {
-                    Ok(open) => {
-                        self.chunks.next();
-                        self.current.insert(open)
-                    }
-                    Err(error) => return Some(Err(error)),
+                None => match self.chunks.next() {
+                    Some(chunk) => self.current.insert(Open::new(&chunk, &self.columns, &self.schema)?),
+                    None => return Ok(None),
                 },
             };
-            let rows = (open.batch.num_rows() - open.at).min(self.batch_size);
-            if rows == 0 {
+            let Some(mut batch) = open.next(self.batch_size)? else {
                 self.current = None;
                 continue;
-            }
-            let slice = open.batch.slice(open.at, rows);
-            let mask = open.visible.as_ref().map(|visible| visible.slice(open.at, rows));
-            open.at += rows;
-            let batch = match mask {
-                Some(mask) => match filter_record_batch(&slice, &mask) {
-                    Ok(batch) => batch,
-                    Err(error) => return Some(Err(error.into())),
-                },
-                None => slice,
             };
+            if let Some(filter) = &mut self.filter {
+                batch = filter.apply(batch)?;
+            }
             if batch.num_rows() > 0 {
                 let batch = batch.slice(0, batch.num_rows().min(self.remaining));
                 self.remaining -= batch.num_rows();
-                return Some(Ok(batch));
+                return Ok(Some(batch));
             }
         }
-        None
+        Ok(None)
+    }
+}
+
+impl Open {
+    fn new(chunk: &HotChunk, columns: &[ScanColumn], schema: &SchemaRef) -> Result<Self> {
+        let options = RecordBatchOptions::new().with_row_count(Some(chunk.rows.num_rows()));
+        let columns = chunk.columns(columns)?;
+        let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &options)?;
+        Ok(Self { batch, visible: chunk.rows.visible(), at: 0 })
     }
 
-    fn open(&self, chunk: HotChunk) -> Result<Open> {
-        let options = RecordBatchOptions::new().with_row_count(Some(chunk.rows.num_rows()));
-        let columns = chunk.columns(&self.columns)?;
-        let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?;
-        Ok(Open { batch, visible: chunk.rows.visible(), at: 0 })
+    /// The rows that are not hidden among the next `most`; `None` at the end.
+    fn next(&mut self, most: usize) -> Result<Option<RecordBatch>> {
+        let (at, rows) = (self.at, most.min(self.batch.num_rows() - self.at));
+        if rows == 0 {
+            return Ok(None);
+        }
+        self.at += rows;
+        let slice = self.batch.slice(at, rows);
+        Ok(Some(match &self.visible {
+            Some(visible) => filter_record_batch(&slice, &visible.slice(at, rows))?,
+            None => slice,
+        }))
     }
 }

@@ -5,6 +5,7 @@
 //! The first three read chunks pinned by a partition view and leave out exactly the rows that the view hides, before any filter or
 //! limit sees them; which pushdowns are legal over hidden rows is decided in [`segment_files`] alone.
 
+mod dynamic_filter;
 mod key_lookup;
 mod memtable_scan;
 mod pruning;

@@ -4,6 +4,9 @@
 //! tombstones are left out by the access plan, which the reader intersects with everything it prunes itself: no filter,
 //! page index, bloom filter or limit can bring a row back that the plan leaves out. What statistics say about a file
 //! counts hidden rows too, so they are never passed on as exact, and files carry none.
+//!
+//! How hidden rows are left out is the reader's choice, row group by row group: where they come one by one it decodes them and
+//! masks, where they come in runs it skips.
 
 use std::sync::Arc;
 
@@ -161,6 +164,9 @@ fn file(
 
 #[cfg(test)]
 mod tests {
+    use datafusion::common::config::ConfigOptions;
+    use datafusion::parquet::arrow::arrow_reader::RowSelectionPolicy;
+
     use super::*;
 
     fn selected(access: &Access, sizes: &[u32]) -> Vec<u32> {
@@ -203,6 +209,12 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_reader_masks_scattered_rows_and_skips_runs() {
+        assert_eq!(RowSelectionPolicy::default(), RowSelectionPolicy::Auto { threshold: 32 });
+        assert!(!ConfigOptions::default().execution.parquet.force_filter_selections);
     }
 
     #[test]
