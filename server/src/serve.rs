@@ -104,6 +104,8 @@ fn options(loaded: &Loaded) -> Options {
     let config: &Config = &loaded.config;
     let mut options = Options::new(&config.data);
     options.memory_limit = config.limits.memory.bytes();
+    options.statement_memory = config.limits.statement_memory.bytes();
+    options.spill_limit = config.limits.spill.0;
     options.statement_timeout = config.limits.statement_timeout.0;
     options.live.heartbeat = config.live.heartbeat.0;
     options.live.queue_bytes = config.live.queue.bytes();

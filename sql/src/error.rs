@@ -4,6 +4,7 @@
 //! [`ErrorCode::Internal`]: its details go to the log under an id, and only the id is shown.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::ErrorKind;
 
 use arrow::error::ArrowError;
 use datafusion::common::SchemaError;
@@ -190,14 +191,7 @@ fn from_datafusion(error: &DataFusionError) -> Error {
         DataFusionError::Configuration(message) => Error::new(ErrorCode::InvalidParameter, tidy(message)),
         DataFusionError::SchemaError(error, _) => from_schema(error),
         DataFusionError::Execution(message) => from_execution(message),
-        DataFusionError::ResourcesExhausted(message) => {
-            tracing::warn!(message, "a statement needed more memory than there is");
-            Error::new(
-                ErrorCode::Overloaded,
-                "the statement needs more memory than the server can give it now",
-            )
-            .with_hint("filter more, select fewer columns, or try again later")
-        }
+        DataFusionError::ResourcesExhausted(message) => crate::query::exhausted(message),
         DataFusionError::External(error) => from_external(error.as_ref()),
         DataFusionError::Context(_, inner) => from_datafusion(inner),
         DataFusionError::Diagnostic(diagnostic, inner) => {
@@ -208,9 +202,7 @@ fn from_datafusion(error: &DataFusionError) -> Error {
         }
         DataFusionError::Collection(errors) if !errors.is_empty() => from_datafusion(&errors[0]),
         DataFusionError::Shared(inner) => from_datafusion(inner),
-        DataFusionError::IoError(error) if error.kind() == std::io::ErrorKind::StorageFull => {
-            Error::new(ErrorCode::StorageFull, STORAGE_FULL)
-        }
+        DataFusionError::IoError(error) => from_io(error),
         other => from_filter(&other.to_string()).unwrap_or_else(|| Error::internal(other)),
     }
 }
@@ -260,9 +252,22 @@ fn from_arrow(error: &ArrowError) -> Error {
         {
             out_of_range(message)
         }
+        ArrowError::IoError(_, error) => from_io(error),
         ArrowError::NotYetImplemented(message) => Error::new(ErrorCode::Unsupported, tidy(message)),
         ArrowError::ExternalError(error) => from_external(error.as_ref()),
         other => Error::internal(other),
+    }
+}
+
+/// Files that statements spill to are all that DataFusion writes.
+fn from_io(error: &std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::StorageFull => Error::new(ErrorCode::StorageFull, STORAGE_FULL),
+        ErrorKind::QuotaExceeded => {
+            Error::new(ErrorCode::StorageFull, "statements have spilled as much to disk as they may")
+                .with_hint("sort, group or join less at once, or raise limits.spill")
+        }
+        _ => Error::internal(error),
     }
 }
 

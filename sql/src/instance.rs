@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::jobs::{self, Jobs};
 use crate::live::LiveQueryManager;
 use crate::opaque::Opaque;
-use crate::query::{QueryEngine, QueryOptions};
+use crate::query::{QueryEngine, QueryOptions, SpillOptions};
 use crate::running::Running;
 use crate::session::Session;
 use crate::users::{self, Directory};
@@ -26,8 +26,12 @@ const SPILL_DIR: &str = "tmp";
 pub struct Options {
     /// The engine's part: directory, disk, clock, randomness, log.
     pub engine: Config,
-    /// Bytes that all running queries together may hold; beyond it they spill or fail.
+    /// Bytes that all running statements together may hold; beyond it they spill or fail.
     pub memory_limit: usize,
+    /// Bytes that one statement may hold, if `memory_limit` is not less.
+    pub statement_memory: usize,
+    /// Bytes that statements may spill to disk, all together.
+    pub spill_limit: u64,
     /// How long one statement may run, its results included.
     pub statement_timeout: Duration,
     /// Partitions a query is cut into; 0 for as many as there are cores.
@@ -70,6 +74,8 @@ impl Options {
         Self {
             engine: Config::new(dir),
             memory_limit: 1 << 30,
+            statement_memory: 512 << 20,
+            spill_limit: 16 << 30,
             statement_timeout: Duration::from_secs(60),
             query_partitions: 0,
             live: LiveOptions::default(),
@@ -99,12 +105,15 @@ impl Instance {
     /// # Errors
     /// What the engine says of the directory: in use, damaged (with file and offset), of a newer version.
     pub async fn open(options: Options) -> Result<Arc<Self>> {
+        let (disk, dir) = (options.engine.disk.clone(), options.engine.dir.join(SPILL_DIR));
+        let database = Database::open(options.engine).await?;
+        // Only now is it certain that no other process spills there.
         let queries = QueryEngine::new(&QueryOptions {
             memory_limit: options.memory_limit,
-            spill_dir: options.engine.dir.join(SPILL_DIR),
+            statement_memory: options.statement_memory,
+            spill: SpillOptions { disk, dir, limit: options.spill_limit },
             partitions: options.query_partitions,
         })?;
-        let database = Database::open(options.engine).await?;
         let users = Directory::load(&database).await?;
         jobs::fail_interrupted(&database, database.clock().now_micros()).await?;
         let live = LiveQueryManager::start(database.clone(), options.live);

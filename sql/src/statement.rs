@@ -1,7 +1,8 @@
 //! What one statement runs with: who, where, and at which point in time.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use datafusion::execution::TaskContext;
 use kalamdb_engine::{Catalog, Snapshot};
 
 use crate::auth::{Identity, Role};
@@ -30,6 +31,8 @@ pub(crate) struct StatementContext {
     pub(crate) now_micros: i64,
     /// The transaction that it is a part of; it reads and writes that then.
     pub(crate) transaction: Option<Arc<Transaction>>,
+    /// What its plans run with, once one does: see [`StatementContext::task`].
+    pub(crate) task: OnceLock<Arc<TaskContext>>,
 }
 
 impl StatementContext {
@@ -63,6 +66,7 @@ impl StatementContext {
             streams: Arc::default(),
             now_micros: transaction.now_micros,
             transaction: Some(transaction),
+            task: OnceLock::new(),
         })
     }
 
@@ -83,6 +87,7 @@ impl StatementContext {
             streams: Arc::default(),
             now_micros,
             transaction: None,
+            task: OnceLock::new(),
         })
     }
 
@@ -95,6 +100,11 @@ impl StatementContext {
     /// The same statement at the newest durable commit: for a writer whose rows are told before what it read would be.
     pub(crate) fn durable(&self) -> Arc<Self> {
         Self::read(&self.instance, self.identity.clone(), self.namespace.clone())
+    }
+
+    /// What its plans run with: all of them share its memory.
+    pub(crate) fn task(&self) -> &Arc<TaskContext> {
+        self.task.get_or_init(|| self.instance.queries().statement())
     }
 
     /// The role whose rights apply.

@@ -149,6 +149,14 @@ impl Server {
         Client::new(&self.url(), name, password)
     }
 
+    /// The running process, as the system numbers it.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn process_id(&self) -> u32 {
+        self.process.as_ref().expect("the server runs").child.id()
+    }
+
     /// Memory of the running process, where the system tells.
     pub fn resident_bytes(&self) -> Option<u64> {
         let id = self.process.as_ref()?.child.id();

@@ -58,8 +58,12 @@ pub struct Limits {
     pub statements: usize,
     /// Longest time one statement may run. Default 5 minutes.
     pub statement_timeout: Span,
-    /// Memory for queries, over all. Default 1 GiB.
+    /// Memory of running statements, over all. Default 1 GiB.
     pub memory: Size,
+    /// Memory of one statement; beyond it, it spills to `DATA/tmp` or fails. Default 512 MiB.
+    pub statement_memory: Size,
+    /// What statements may spill, over all. Default 16 GiB.
+    pub spill: Size,
 }
 
 /// Authentication.
@@ -127,6 +131,8 @@ impl Default for Limits {
             statements: 512,
             statement_timeout: Span::seconds(300),
             memory: Size::mib(1024),
+            statement_memory: Size::mib(512),
+            spill: Size::mib(16 << 10),
         }
     }
 }
@@ -171,6 +177,7 @@ impl Config {
             ("limits.statements", self.limits.statements),
             ("limits.body", self.limits.body.bytes()),
             ("limits.memory", self.limits.memory.bytes()),
+            ("limits.statement_memory", self.limits.statement_memory.bytes()),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err((key, "must be more than 0".into()));

@@ -4,10 +4,15 @@
 //!
 //! The first three read chunks pinned by a partition view and leave out exactly the rows that the view hides, before any filter or
 //! limit sees them; which pushdowns are legal over hidden rows is decided in [`segment_files`] alone.
+//!
+//! [`PassingExec`] stands between nodes of DataFusion that would hold memory or threads without saying so.
 
+mod compact;
 mod dynamic_filter;
 mod key_lookup;
 mod memtable_scan;
+mod pace;
+mod passing;
 mod pruning;
 mod segment_files;
 mod segment_reader;
@@ -18,8 +23,11 @@ use std::fmt;
 
 use arrow::datatypes::Schema;
 
+pub(crate) use compact::bytes_of;
 pub(crate) use key_lookup::{FoundRows, KeyLookupExec, LookupShape};
 pub(crate) use memtable_scan::{HotChunk, MemtableScanExec};
+pub(crate) use pace::Pace;
+pub(crate) use passing::{Passing, PassingExec};
 pub(crate) use pruning::prune_segments;
 pub(crate) use segment_files::ColdChunk;
 pub(crate) use segment_scan::{SegmentScan, SegmentScanExec};

@@ -1,40 +1,48 @@
 //! [`QueryEngine`]: what all statements of an instance share for planning and running.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::DateTime;
 use datafusion::config::ConfigOptions;
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::disk_manager::DiskManagerBuilder;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::logical_expr::{AggregateUDF, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 
+use super::bounding::BoundedOperators;
 use super::cache::PlanCache;
+use super::memory::{AllMemory, SpillFiles, SpillOptions};
 use super::not_in::ExactNotIn;
 use super::optimizing::Optimizing;
 use super::types::EngineTypes;
-use super::yielding::YieldingJoins;
 use crate::dialect::Texts;
 use crate::dml::Turns;
 use crate::error::{Error, Result};
 use crate::functions::{CheckedAvg, CheckedOperators, CheckedTexts, ExactSum, RightSubqueries};
 use crate::provider::ShapeCache;
 
-/// The consumers of memory that an error about it names.
-const NAMED_CONSUMERS: usize = 5;
+/// Rows of a batch, as DataFusion has it by default.
+const BATCH_ROWS: usize = 8192;
+/// The memory of a statement with which it has batches of that size.
+const FOR_WHOLE_BATCHES: usize = 256 << 20;
+/// What a sort has apart for merging, if a statement's memory allows for it.
+const MERGE_BYTES: usize = 10 << 20;
+/// Rows of so many bytes are sorted in one piece and not batch by batch, as DataFusion does by default.
+const SORTED_IN_ONE_PIECE: usize = 1 << 20;
 
 /// How queries are run.
 #[derive(Debug, Clone)]
 pub(crate) struct QueryOptions {
-    /// Bytes that all running queries together may hold.
+    /// Bytes that all running statements together may hold.
     pub(crate) memory_limit: usize,
-    /// Where queries spill to.
-    pub(crate) spill_dir: PathBuf,
+    /// Bytes that one statement may hold.
+    pub(crate) statement_memory: usize,
+    /// Where statements spill to.
+    pub(crate) spill: SpillOptions,
     /// Partitions a plan is cut into; 0 for as many as there are cores.
     pub(crate) partitions: usize,
 }
@@ -42,7 +50,8 @@ pub(crate) struct QueryOptions {
 /// Functions, rules, configuration and memory of an instance's queries.
 pub(crate) struct QueryEngine {
     state: SessionState,
-    task: Arc<TaskContext>,
+    memory: Arc<AllMemory>,
+    runtime: Arc<RuntimeEnv>,
     types: Arc<EngineTypes>,
     shapes: ShapeCache,
     texts: Texts,
@@ -60,37 +69,35 @@ impl QueryEngine {
     /// Builds it; done once per instance.
     ///
     /// # Errors
-    /// If the spill directory cannot be used.
+    /// If the spill directory cannot be emptied or made.
     pub(crate) fn new(options: &QueryOptions) -> Result<Self> {
-        std::fs::create_dir_all(&options.spill_dir)
-            .map_err(|e| Error::internal(format!("create {}: {e}", options.spill_dir.display())))?;
-        let pool = FairSpillPool::new(options.memory_limit);
-        let named = std::num::NonZeroUsize::new(NAMED_CONSUMERS).unwrap_or(std::num::NonZeroUsize::MIN);
-        let disk = DiskManagerBuilder::default()
-            .with_mode(DiskManagerMode::Directories(vec![options.spill_dir.clone()]));
+        let QueryOptions { spill, memory_limit, statement_memory, .. } = options;
+        let files = SpillFiles::new(spill.clone())
+            .map_err(|e| Error::internal(format!("empty {}: {e}", spill.dir.display())))?;
+        let memory = Arc::new(AllMemory::new(*memory_limit, *statement_memory));
         let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(TrackConsumersPool::new(pool, named)))
-            .with_disk_manager_builder(disk)
+            .with_memory_pool(memory.statement())
+            .with_disk_manager_builder(DiskManagerBuilder::default().with_temp_file_factory(Arc::new(files)))
             .build_arc()?;
         let types = Arc::new(EngineTypes);
         let mut state = SessionStateBuilder::new()
             .with_session_id("kalamdb".into())
-            .with_config(config(options))
-            .with_runtime_env(runtime)
+            .with_config(config(options, memory.each()))
+            .with_runtime_env(runtime.clone())
             .with_default_features()
             .with_type_planner(types.clone())
             .with_analyzer_rule(Arc::new(ExactNotIn))
-            .with_physical_optimizer_rule(Arc::new(YieldingJoins))
+            .with_physical_optimizer_rule(Arc::new(BoundedOperators))
             .build();
         state.register_function_rewrite(Arc::new(CheckedOperators))?;
         state.register_function_rewrite(Arc::new(CheckedTexts))?;
         state.register_function_rewrite(Arc::new(RightSubqueries))?;
         state.register_udaf(Arc::new(AggregateUDF::from(ExactSum::default())))?;
         state.register_udaf(Arc::new(AggregateUDF::from(CheckedAvg::default())))?;
-        let task = state.task_ctx();
         Ok(Self {
             state,
-            task,
+            memory,
+            runtime,
             types,
             shapes: ShapeCache::default(),
             texts: Texts::default(),
@@ -104,9 +111,23 @@ impl QueryEngine {
         &self.state
     }
 
-    /// What plans run with.
-    pub(crate) fn task(&self) -> Arc<TaskContext> {
-        self.task.clone()
+    /// What the plans of one statement run with: its memory among other things. Plans hold the functions they need.
+    pub(crate) fn statement(&self) -> Arc<TaskContext> {
+        let runtime = RuntimeEnv { memory_pool: self.memory.statement(), ..RuntimeEnv::clone(&self.runtime) };
+        let config = self.state.config().clone();
+        let (scalar, higher, aggregate, window) =
+            (HashMap::new(), HashMap::new(), HashMap::new(), HashMap::new());
+        let session = self.state.session_id().to_owned();
+        Arc::new(TaskContext::new(
+            None,
+            session,
+            config,
+            scalar,
+            higher,
+            aggregate,
+            window,
+            Arc::new(runtime),
+        ))
     }
 
     /// The configuration.
@@ -185,10 +206,18 @@ impl QueryEngine {
     }
 }
 
-fn config(options: &QueryOptions) -> SessionConfig {
+fn config(options: &QueryOptions, memory: usize) -> SessionConfig {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let partitions = if options.partitions == 0 { cores } else { options.partitions };
-    let mut config = SessionConfig::new().with_target_partitions(partitions).with_information_schema(false);
+    // Operators that spill need a few batches in memory at least, and sorts some more in every partition for merging.
+    let rows = (BATCH_ROWS * memory.min(FOR_WHOLE_BATCHES) / FOR_WHOLE_BATCHES).max(128);
+    let mut config = SessionConfig::new()
+        .with_target_partitions(partitions)
+        .with_batch_size(rows)
+        .with_sort_spill_reservation_bytes(MERGE_BYTES.min(memory / (8 * partitions)))
+        // What is sorted in one piece is counted once for each batch that is made of it.
+        .with_sort_in_place_threshold_bytes(SORTED_IN_ONE_PIECE.min(memory / 512))
+        .with_information_schema(false);
     let options = config.options_mut();
     options.execution.time_zone = Some("UTC".into());
     options.execution.parquet.pushdown_filters = true;

@@ -13,10 +13,12 @@
 //! [`point`] for reading rows by their key.
 
 mod bind;
+mod bounding;
 mod cache;
 mod deleted;
 mod duplicates;
 mod engine;
+mod memory;
 mod multisets;
 mod not_in;
 mod optimizing;
@@ -26,7 +28,6 @@ mod point;
 mod prepared;
 mod system_columns;
 mod types;
-mod yielding;
 
 use std::sync::Arc;
 
@@ -44,6 +45,7 @@ use serde_json::Value;
 
 pub(crate) use bind::count_mismatch;
 pub(crate) use engine::{QueryEngine, QueryOptions};
+pub(crate) use memory::{SpillOptions, exhausted};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::provider::{Binder, ROW_ADDRESS, Scans, Shape};
@@ -107,7 +109,7 @@ pub(crate) async fn physical_plan(
     ctx.instance.queries().physical_plan(plan, ctx.now_micros).await
 }
 
-/// Starts a plan with the instance's memory pool.
+/// Starts a plan with the statement's memory.
 ///
 /// # Errors
 /// Errors of starting; those of running are items of the stream.
@@ -115,7 +117,7 @@ pub(crate) fn execute(
     ctx: &StatementContext,
     plan: Arc<dyn ExecutionPlan>,
 ) -> Result<SendableRecordBatchStream> {
-    Ok(execute_stream(plan, ctx.instance.queries().task())?)
+    Ok(execute_stream(plan, ctx.task().clone())?)
 }
 
 /// A stream as a result; the statement's snapshot lives as long as it.

@@ -1,5 +1,6 @@
 //! A database in a temporary directory and short ways to talk to it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 
 pub(crate) struct Server {
     pub(crate) instance: Arc<Instance>,
-    _dir: TempDir,
+    pub(crate) dir: TempDir,
 }
 
 impl Server {
@@ -28,11 +29,24 @@ impl Server {
         Self::open_with(tempfile::tempdir().unwrap(), change).await
     }
 
-    async fn open_with(dir: TempDir, change: impl FnOnce(&mut Options)) -> Self {
+    /// On a directory that may have been used before, with other options.
+    pub(crate) async fn open_with(dir: TempDir, change: impl FnOnce(&mut Options)) -> Self {
         let mut options = Options::new(dir.path());
         options.query_partitions = 2;
         change(&mut options);
-        Self { instance: Instance::open(options).await.unwrap(), _dir: dir }
+        Self { instance: Instance::open(options).await.unwrap(), dir }
+    }
+
+    /// Closes it and opens it again with other options.
+    pub(crate) async fn reopen_with(self, change: impl FnOnce(&mut Options)) -> Self {
+        self.instance.close().await.unwrap();
+        drop(self.instance);
+        Self::open_with(self.dir, change).await
+    }
+
+    /// The data directory.
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn session(&self, user: &str, role: Role) -> Client {

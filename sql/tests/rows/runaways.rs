@@ -37,3 +37,26 @@ async fn a_join_of_everything_with_everything_can_be_given_up() {
     }
     assert_eq!(root.rows("SELECT count(*) FROM t").await, json!([[5000]]));
 }
+
+#[tokio::test]
+async fn rows_beyond_what_one_commit_holds_are_too_large_and_not_a_lack_of_memory() {
+    let server = Server::start().await;
+    let mut root = server.root();
+    root.run("CREATE TABLE t (id BIGINT PRIMARY KEY, s TEXT); INSERT INTO t VALUES (0, 'x')").await;
+    let megabytes = "SELECT value, repeat('x', 1048576) FROM generate_series";
+    // More than is gathered, and more than a record of the log holds.
+    for rows in [250, 70] {
+        for insert in [
+            format!("INSERT INTO t {megabytes}(1, {rows})"),
+            format!("INSERT INTO t {megabytes}(0, {rows}) ON CONFLICT (id) DO UPDATE SET s = excluded.s"),
+        ] {
+            let error = root.fail(&insert).await;
+            assert_eq!(error.code, ErrorCode::TooLarge, "{insert}: {error}");
+            assert_eq!(root.rows("SELECT id, s FROM t").await, json!([[0, "x"]]), "{insert}");
+        }
+    }
+    root.run(&format!("INSERT INTO t {megabytes}(1, 20); INSERT INTO t {megabytes}(21, 40)")).await;
+    let error = root.fail("UPDATE t SET s = s || s || s WHERE id > 0").await;
+    assert_eq!(error.code, ErrorCode::TooLarge, "{error}");
+    assert_eq!(root.rows("SELECT count(*), max(length(s)) FROM t").await, json!([[41, 1_048_576]]));
+}
