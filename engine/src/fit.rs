@@ -26,6 +26,8 @@ pub(crate) fn new_rows(table: &Table, rows: RecordBatch) -> Result<RecordBatch> 
             return Err(Error::NotNullViolation { table, column });
         }
     }
+    let rows = schema.keys().normal_rows(rows, schema.key_indices());
+    let rows = rows.map_err(|e| Error::internal("commit", e))?;
     if Arc::ptr_eq(rows.schema_ref(), schema.rows()) && !rows.columns().iter().any(is_wasteful) {
         return Ok(rows);
     }

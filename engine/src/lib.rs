@@ -30,6 +30,7 @@ mod flusher;
 mod history;
 mod hot;
 mod ids;
+mod keys;
 mod lookup;
 pub mod manifest;
 pub mod marks;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType as ArrowType, Field, Schema, SchemaRef, TimeUnit};
-use arrow::row::{RowConverter, SortField};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::columns::{decode_value, encode_value};
 use crate::error::{Error, Result};
 use crate::ids::ColumnId;
+use crate::keys::KeyEncoder;
 use crate::types::{DataType, TIMEZONE};
 
 /// System column: the commit sequence that wrote this version of the row.
@@ -117,7 +117,7 @@ pub struct TableSchema {
     key_indices: Vec<usize>,
     rows: SchemaRef,
     storage: SchemaRef,
-    keys: RowConverter,
+    keys: KeyEncoder,
 }
 
 impl TableSchema {
@@ -136,8 +136,8 @@ impl TableSchema {
         });
         let mut stored = fields.clone();
         stored.extend(system_fields());
-        let sort = key_indices.iter().map(|&i| SortField::new(fields[i].data_type().clone())).collect();
-        let keys = RowConverter::new(sort).map_err(|e| Error::InvalidSchema(format!("primary key: {e}")))?;
+        let parts = key_indices.iter().map(|&i| fields[i].data_type().clone()).collect();
+        let keys = KeyEncoder::new(parts).map_err(|e| Error::InvalidSchema(format!("primary key: {e}")))?;
         Ok(Arc::new(Self {
             by_id: def.columns.iter().enumerate().map(|(at, column)| (column.id, at)).collect(),
             initial: initial.collect::<Result<_>>()?,
@@ -195,8 +195,8 @@ impl TableSchema {
         &self.storage
     }
 
-    /// The converter from key columns to order-preserving bytes.
-    pub fn keys(&self) -> &RowConverter {
+    /// The encoder of key columns as order-preserving bytes.
+    pub fn keys(&self) -> &KeyEncoder {
         &self.keys
     }
 }

@@ -90,7 +90,8 @@ impl Segment {
         damage: Damage,
     ) -> Self {
         let path = dir.join(&meta.path);
-        let (min_key, max_key) = (unhex(&meta.min_key), unhex(&meta.max_key));
+        let key = |text: &str| schema.keys().normal_key(unhex(text));
+        let (min_key, max_key) = (key(&meta.min_key), key(&meta.max_key));
         let (loaded, keys, relocated) = (Once::default(), Mutex::default(), OnceLock::new());
         Self { meta, schema, partition, path, disk, marks, loaded, damage, relocated, min_key, max_key, keys }
     }
