@@ -8,6 +8,7 @@
 mod alter;
 mod ast;
 mod columns;
+mod elsewhere;
 mod grammar;
 mod jobs;
 mod limits;

@@ -7,18 +7,8 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use super::ast::Statement;
 use super::grammar::BoundedDialect;
 use super::tokens::Tokens;
-use super::{alter as alter_table, jobs, manage, table, transaction, view};
+use super::{alter as alter_table, elsewhere, jobs, manage, table, transaction, view};
 use crate::error::{Error, ErrorCode, Position, Result};
-
-/// Statements that are known but not built yet, by their first words.
-const PLANNED: [(&[&str], &str); 6] = [
-    (&["SAVEPOINT"], "savepoints"),
-    (&["RELEASE"], "savepoints"),
-    (&["BACKUP"], "backups"),
-    (&["RESTORE"], "backups"),
-    (&["SHOW", "BACKUP"], "backups"),
-    (&["CREATE", "INDEX"], "secondary indexes"),
-];
 
 /// The one statement that these tokens are.
 pub(super) fn parse(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
@@ -30,9 +20,8 @@ pub(super) fn parse(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
 }
 
 fn statement(tokens: &mut Tokens<'_>) -> Result<Statement> {
-    if let Some((_, what)) = PLANNED.iter().find(|(words, _)| tokens.sees_all(words)) {
-        let message = format!("{what}: not supported by this version yet");
-        return Err(Error::new(ErrorCode::Unsupported, message).with_position(tokens.here()));
+    if let Some(error) = elsewhere::refusal(tokens) {
+        return Err(error);
     }
     let at = tokens.here();
     let Token::Word(word) = &tokens.parser.peek_token_ref().token else {
