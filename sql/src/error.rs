@@ -11,7 +11,7 @@ use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use kalamdb_engine::Error as EngineError;
 
-use crate::names;
+use crate::{functions, names};
 
 /// Result of a call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -186,7 +186,7 @@ fn from_datafusion(error: &DataFusionError) -> Error {
     match error {
         DataFusionError::ArrowError(error, _) => from_arrow(error),
         DataFusionError::SQL(error, _) => crate::dialect::syntax_error(error),
-        DataFusionError::NotImplemented(message) => Error::new(ErrorCode::Unsupported, tidy(message)),
+        DataFusionError::NotImplemented(message) => unsupported(message),
         DataFusionError::Plan(message) => from_plan(message),
         DataFusionError::Configuration(message) => Error::new(ErrorCode::InvalidParameter, tidy(message)),
         DataFusionError::SchemaError(error, _) => from_schema(error),
@@ -315,6 +315,9 @@ fn from_plan(message: &str) -> Error {
         "only supports",
     ];
     let lower = message.to_lowercase();
+    if let Some(error) = unknown_function(message) {
+        return error;
+    }
     let code = if lower.contains("divide by zero") {
         return division_by_zero();
     } else if TYPE_ERRORS.iter().any(|part| message.contains(part)) {
@@ -323,6 +326,41 @@ fn from_plan(message: &str) -> Error {
         ErrorCode::InvalidStatement
     };
     Error::new(code, tidy(message))
+}
+
+/// `Invalid function 'uppr'. Did you mean 'upper'?`, where the name meant is always some name.
+fn unknown_function(message: &str) -> Option<Error> {
+    let (name, rest) = message.strip_prefix("Invalid function '")?.split_once('\'')?;
+    if let Some(instead) = functions::instead_of(name) {
+        let error = Error::new(ErrorCode::Unsupported, format!("there is no function {name}"));
+        return Some(error.with_hint(instead));
+    }
+    let error = Error::new(ErrorCode::InvalidStatement, format!("function {name} does not exist"));
+    let meant = rest.split_once("Did you mean '").and_then(|(_, rest)| rest.split('\'').next());
+    Some(match meant.and_then(|meant| names::nearest(name, [meant])) {
+        Some(meant) => error.with_hint(format!("did you mean {meant}?")),
+        None => error,
+    })
+}
+
+/// What DataFusion cannot plan, in other words than those of its own trees.
+fn unsupported(message: &str) -> Error {
+    let error = |text: &str| Error::new(ErrorCode::Unsupported, text);
+    if let Some((_, node)) = message.split_once("Unsupported ast node in sqltorel: ") {
+        let name = node.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        return error(&format!("{name} is not supported here"));
+    }
+    if let Some((_, expression)) = message.split_once("does not support logical expression ") {
+        return match expression.split(['(', ' ']).next() {
+            Some("OuterReferenceColumn") => {
+                error("a subquery refers to a row outside of it in a way that cannot be planned")
+                    .with_hint("write it as a join, without LIMIT or set operations in the subquery")
+            }
+            _ => error("a subquery stands where none can")
+                .with_hint("subqueries can stand in conditions and lists"),
+        };
+    }
+    error(&tidy(message))
 }
 
 fn from_execution(message: &str) -> Error {
@@ -342,6 +380,10 @@ fn from_execution(message: &str) -> Error {
 /// A library's message without its line breaks and trailing advice to its own developers.
 fn tidy(message: &str) -> String {
     let message = message.split("\n\nbacktrace:").next().unwrap_or(message);
+    let message = message.split("This issue was likely caused by a bug").next().unwrap_or(message);
+    let message = ["Internal error: ", "Error during planning: ", "Execution error: "]
+        .iter()
+        .fold(message.to_owned(), |message, prefix| message.replace(prefix, ""));
     message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 

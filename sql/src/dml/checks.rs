@@ -10,8 +10,9 @@ use kalamdb_engine::Table;
 
 use crate::dialect;
 use crate::error::{Error, ErrorCode, Result};
+use crate::functions;
 use crate::provider::{Binder, Naming};
-use crate::query::parser_options;
+use crate::query::{parser_options, rewrite_forms};
 use crate::statement::StatementContext;
 
 /// A table's conditions, compiled for one statement.
@@ -34,8 +35,10 @@ impl Checks {
             let binder = Binder::new(ctx, engine, Naming::default(), Arc::default());
             let planner = SqlToRel::new_with_options(&binder, parser_options());
             for text in texts {
-                let expr = dialect::parse_expression(text)?;
+                let mut expr = dialect::parse_expression(text)?;
+                rewrite_forms(&mut expr)?;
                 let expr = planner.sql_to_expr(expr, &schema, &mut PlannerContext::new())?;
+                let expr = functions::rewritten(engine.state(), expr, &schema)?;
                 checks.push((text.clone(), engine.state().create_physical_expr(expr, &schema)?));
             }
         }

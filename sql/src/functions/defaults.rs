@@ -6,19 +6,18 @@ use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMi
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType as ArrowType, Schema};
 use datafusion::common::DFSchema;
-use datafusion::common::tree_node::TreeNode;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ExprWithAlias, FunctionArguments};
 use kalamdb_engine::{Column, DataType, TIMEZONE};
 
-use super::checked::CheckedOperators;
 use super::{Kind, udfs};
 use crate::error::{Error, ErrorCode, Result};
+use crate::query::rewrite_forms;
 use crate::statement::StatementContext;
 use crate::{dialect, params};
 
@@ -92,7 +91,7 @@ fn evaluate(ctx: &StatementContext, expr: &SqlExpr, target: &DataType, rows: usi
 pub(crate) fn check_expression(ctx: &StatementContext, expr: &SqlExpr, columns: &Schema) -> Result<()> {
     let state = state(ctx)?;
     let schema = DFSchema::try_from(columns.clone())?;
-    let planned = plan(&state, expr, &schema)?;
+    let planned = rewritten(&state, plan(&state, expr, &schema)?, &schema)?;
     let found = planned.get_type(&schema)?;
     if !matches!(found, ArrowType::Boolean | ArrowType::Null) {
         return Err(Error::new(ErrorCode::TypeMismatch, format!("CHECK ({expr}) is not a condition")));
@@ -102,7 +101,9 @@ pub(crate) fn check_expression(ctx: &StatementContext, expr: &SqlExpr, columns: 
 }
 
 fn plan(state: &SessionState, expr: &SqlExpr, schema: &DFSchema) -> Result<Expr> {
-    let expr = ExprWithAlias { expr: expr.clone(), alias: None };
+    let mut expr = expr.clone();
+    rewrite_forms(&mut expr)?;
+    let expr = ExprWithAlias { expr, alias: None };
     Ok(state.create_logical_expr_from_sql_expr(expr, schema)?)
 }
 
@@ -114,9 +115,23 @@ fn simplified(state: &SessionState, expr: Expr, schema: &DFSchema) -> Result<Exp
         .with_query_execution_start_time(state.execution_props().query_execution_start_time)
         .build();
     let simplifier = ExprSimplifier::new(context);
-    // Before constants are folded, as in a plan.
-    let expr = expr.transform_up(|expr| CheckedOperators.rewrite(expr, schema, state.config_options()))?.data;
+    let expr = rewritten(state, expr, schema)?;
     Ok(simplifier.simplify(simplifier.coerce(expr, schema)?)?)
+}
+
+/// An expression with our functions in place of operators, before its types are coerced and constants are folded, as in a
+/// plan.
+///
+/// # Errors
+/// What the rewrites say of it.
+pub(crate) fn rewritten(state: &SessionState, expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let rewrites = state.analyzer().function_rewrites();
+    let rewritten = expr.transform_up(|expr| {
+        rewrites.iter().try_fold(Transformed::no(expr), |expr, rewrite| {
+            expr.transform_data(|expr| rewrite.rewrite(expr, schema, state.config_options()))
+        })
+    });
+    Ok(rewritten?.data)
 }
 
 /// The instance's planner with the functions and the time of this statement.

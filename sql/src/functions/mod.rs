@@ -1,10 +1,13 @@
-//! The functions that DataFusion does not have: ids, who is asking, and arithmetic that does not wrap around.
+//! The functions that DataFusion does not have: ids, who is asking, JSON, and arithmetic that does not wrap around.
 //!
 //! Ids and identity are bound to a statement, because what they say depends on its session and database. `CURRENT_USER` and
 //! `CURRENT_ROLE` are constants while a statement runs; the ids are new for every row.
 
 mod checked;
+mod constants;
 mod defaults;
+mod instead;
+mod json;
 mod subqueries;
 mod texts;
 mod unary;
@@ -25,46 +28,67 @@ use crate::instance::Instance;
 use crate::statement::StatementContext;
 
 pub(crate) use checked::{CheckedAvg, CheckedOperators, ExactSum};
+pub(crate) use constants::FittingConstants;
 pub(crate) use defaults::{
-    check_default, check_expression, constant_default, evaluate_default, is_snowflake,
+    check_default, check_expression, constant_default, evaluate_default, is_snowflake, rewritten,
 };
+pub(crate) use instead::instead_of;
+pub(crate) use json::{JsonOperators, udfs as json_udfs};
 pub(crate) use subqueries::RightSubqueries;
 pub(crate) use texts::CheckedTexts;
+
+/// What `version()` says.
+const VERSION: &str = concat!("KalamDB ", env!("CARGO_PKG_VERSION"));
 
 /// Which of our functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     SnowflakeId,
     UuidV7,
+    RandomUuid,
     Ulid,
     CurrentUser,
     CurrentRole,
+    Version,
 }
 
 impl Kind {
-    const ALL: [Self; 5] =
-        [Self::SnowflakeId, Self::UuidV7, Self::Ulid, Self::CurrentUser, Self::CurrentRole];
+    const ALL: [Self; 7] = [
+        Self::SnowflakeId,
+        Self::UuidV7,
+        Self::RandomUuid,
+        Self::Ulid,
+        Self::CurrentUser,
+        Self::CurrentRole,
+        Self::Version,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::SnowflakeId => "snowflake_id",
             Self::UuidV7 => "uuid_v7",
+            Self::RandomUuid => "gen_random_uuid",
             Self::Ulid => "ulid",
             Self::CurrentUser => "current_user",
             Self::CurrentRole => "current_role",
+            Self::Version => "version",
         }
     }
 
     fn named(name: &str) -> Option<Self> {
-        let name = if name.eq_ignore_ascii_case("session_user") { "current_user" } else { name };
+        let name = match name.to_ascii_lowercase().as_str() {
+            "session_user" => "current_user",
+            "uuid" | "uuid_generate_v4" => "gen_random_uuid",
+            _ => name,
+        };
         Self::ALL.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name))
     }
 
     fn data_type(self) -> DataType {
         match self {
             Self::SnowflakeId => DataType::BigInt,
-            Self::UuidV7 => DataType::Uuid,
-            Self::Ulid | Self::CurrentUser | Self::CurrentRole => DataType::Text,
+            Self::UuidV7 | Self::RandomUuid => DataType::Uuid,
+            Self::Ulid | Self::CurrentUser | Self::CurrentRole | Self::Version => DataType::Text,
         }
     }
 
@@ -73,6 +97,8 @@ impl Kind {
         match self {
             Self::SnowflakeId => Arc::new(Int64Array::from(instance.database().snowflakes(rows))),
             Self::UuidV7 => texts(rows, || uuid_v7(instance)),
+            Self::RandomUuid => texts(rows, || random_uuid(instance)),
+            Self::Version => texts(rows, || VERSION.to_owned()),
             Self::Ulid => texts(rows, || ulid(instance)),
             Self::CurrentUser => texts(rows, || identity.user.to_string()),
             Self::CurrentRole => texts(rows, || identity.role.to_string()),
@@ -91,6 +117,12 @@ fn uuid_v7(instance: &Instance) -> String {
         .into_uuid()
         .hyphenated()
         .to_string()
+}
+
+fn random_uuid(instance: &Instance) -> String {
+    let mut random = [0; 16];
+    instance.database().random_bytes(&mut random);
+    uuid::Builder::from_random_bytes(random).into_uuid().hyphenated().to_string()
 }
 
 fn ulid(instance: &Instance) -> String {
@@ -115,8 +147,8 @@ pub(crate) fn udfs(ctx: &StatementContext) -> Vec<Arc<ScalarUDF>> {
 
 fn bind(ctx: &StatementContext, kind: Kind) -> Arc<ScalarUDF> {
     let volatility = match kind {
-        Kind::CurrentUser | Kind::CurrentRole => Volatility::Stable,
-        Kind::SnowflakeId | Kind::UuidV7 | Kind::Ulid => Volatility::Volatile,
+        Kind::CurrentUser | Kind::CurrentRole | Kind::Version => Volatility::Stable,
+        Kind::SnowflakeId | Kind::UuidV7 | Kind::RandomUuid | Kind::Ulid => Volatility::Volatile,
     };
     let signature = Signature::nullary(volatility);
     let (instance, identity) = (ctx.instance.clone(), ctx.identity.clone());
@@ -175,6 +207,7 @@ impl ScalarUDFImpl for Bound {
         Ok(match self.kind {
             Kind::CurrentUser => constant(self.identity.user.to_string()),
             Kind::CurrentRole => constant(self.identity.role.to_string()),
+            Kind::Version => constant(VERSION.to_owned()),
             kind => ColumnarValue::Array(kind.values(&self.instance, &self.identity, args.number_rows)),
         })
     }

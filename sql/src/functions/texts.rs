@@ -1,9 +1,11 @@
 //! Casts to UUID and JSON, which are text in Arrow: a text that is neither is an error, and TEXT made of them is only text.
+//! And casts of text to what is written more freely in literals than Arrow reads it: `'2024-01-01 10:00'::TIMESTAMP`,
+//! `'\x00ff'::BYTES`, `'[1, 2]'::INT[]`.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, StringViewBuilder};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder, new_empty_array};
+use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType as ArrowType, Field, FieldRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
@@ -19,6 +21,7 @@ use kalamdb_engine::{DataType, TYPE_METADATA_KEY};
 use super::unary;
 use crate::error::{Error, ErrorCode};
 use crate::params;
+use crate::query::engine_type;
 
 /// Replaces casts between TEXT, UUID and JSON by functions that know which is which.
 #[derive(Debug)]
@@ -32,19 +35,30 @@ impl FunctionRewrite for CheckedTexts {
     fn rewrite(&self, expr: Expr, schema: &DFSchema, _: &ConfigOptions) -> Result<Transformed<Expr>> {
         let Expr::Cast(Cast { expr: operand, field }) = expr else { return Ok(Transformed::no(expr)) };
         let from = text_type(&operand.to_field(schema)?.1);
-        let changed = |operand: Expr, to| {
-            let signature = Signature::any(1, Volatility::Immutable);
-            Transformed::yes(ScalarUDF::from(TextCast { to, signature }).call(vec![operand]))
-        };
+        let changed = |operand: Expr, to| Transformed::yes(as_type(operand, to));
         Ok(match (from, text_type(&field)) {
             (Some(from), Some(to)) if from != to => changed(*operand, to),
             (None, Some(to)) if to != DataType::Text => {
                 let text = Expr::Cast(Cast::new(operand, ArrowType::Utf8View));
                 changed(text, to)
             }
+            (Some(DataType::Text), None) => match engine_type(&field).filter(is_written_freely) {
+                Some(to) => changed(*operand, to),
+                None => Transformed::no(Expr::Cast(Cast { expr: operand, field })),
+            },
             _ => Transformed::no(Expr::Cast(Cast { expr: operand, field })),
         })
     }
+}
+
+fn is_written_freely(to: &DataType) -> bool {
+    matches!(to, DataType::Timestamp | DataType::Time | DataType::Bytes | DataType::Array(_))
+}
+
+/// An expression of text as a UUID or JSON, which each value is checked to be.
+pub(super) fn as_type(text: Expr, to: DataType) -> Expr {
+    let signature = Signature::any(1, Volatility::Immutable);
+    ScalarUDF::from(TextCast { to, signature }).call(vec![text])
 }
 
 /// Which of the types that are text in Arrow a field is of.
@@ -69,7 +83,8 @@ impl ScalarUDFImpl for TextCast {
         match self.to {
             DataType::Uuid => "checked_uuid",
             DataType::Json => "checked_json",
-            _ => "plain_text",
+            DataType::Text => "plain_text",
+            _ => "read_text",
         }
     }
 
@@ -108,8 +123,10 @@ impl ScalarUDFImpl for TextCast {
 impl TextCast {
     fn convert(&self, texts: &ArrayRef) -> Result<ArrayRef> {
         let texts = cast(texts, &ArrowType::Utf8View)?;
-        if self.to == DataType::Text {
-            return Ok(texts);
+        match self.to {
+            DataType::Text => return Ok(texts),
+            DataType::Uuid | DataType::Json => {}
+            _ => return self.read(&texts),
         }
         let mut converted = StringViewBuilder::with_capacity(texts.len());
         for text in texts.as_string_view() {
@@ -126,5 +143,26 @@ impl TextCast {
             }
         }
         Ok(Arc::new(converted.finish()))
+    }
+
+    /// Texts as values of another type than text.
+    fn read(&self, texts: &ArrayRef) -> Result<ArrayRef> {
+        if texts.is_empty() {
+            return Ok(new_empty_array(&self.to.arrow()));
+        }
+        let values = texts.as_string_view().iter().enumerate().map(|(row, text)| match text {
+            None => params::null(&self.to).map_err(Error::into_datafusion),
+            Some(text) => match params::from_literal(text, &self.to) {
+                Ok(value) => Ok(value),
+                // What only Arrow reads, or its word on what nobody does.
+                Err(_) if !matches!(self.to, DataType::Array(_)) => {
+                    let options = CastOptions { safe: false, ..CastOptions::default() };
+                    let value = cast_with_options(&texts.slice(row, 1), &self.to.arrow(), &options)?;
+                    ScalarValue::try_from_array(&value, 0)
+                }
+                Err(error) => Err(Error::new(ErrorCode::ValueOutOfRange, error.message).into_datafusion()),
+            },
+        });
+        ScalarValue::iter_to_array(values.collect::<Result<Vec<_>>>()?)
     }
 }

@@ -50,16 +50,26 @@ fn of_value(value: &ValueWithSpan, params: &[Value], target: &DataType) -> Resul
             _ => numbers::from_text(digits, target)?,
         },
         // BYTES in SQL text follow other rules than base64 parameters: `'abc'` is three bytes.
-        SqlValue::SingleQuotedString(text) | SqlValue::EscapedStringLiteral(text) => match target {
-            DataType::Bytes => ScalarValue::BinaryView(Some(bytes(text)?)),
-            _ => from_text(text, target)?,
-        },
+        SqlValue::SingleQuotedString(text) | SqlValue::EscapedStringLiteral(text) => {
+            from_literal(text, target)?
+        }
         SqlValue::HexStringLiteral(digits) if *target == DataType::Bytes => ScalarValue::BinaryView(Some(
             hex(digits).ok_or_else(|| mismatch("a text that is not hexadecimal", target))?,
         )),
         _ => return Ok(None),
     };
     Ok(Some(scalar))
+}
+
+/// The value of a quoted literal for a column of this type.
+///
+/// # Errors
+/// As [`typed`].
+pub(crate) fn from_literal(text: &str, target: &DataType) -> Result<ScalarValue> {
+    match target {
+        DataType::Bytes => Ok(ScalarValue::BinaryView(Some(bytes(text)?))),
+        _ => from_text(text, target),
+    }
 }
 
 /// `'\x00ff'` is hexadecimal as in PostgreSQL, anything else the bytes of the text itself.

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::error::{Error, ErrorCode, Result};
 
-pub(crate) use literal::literal;
+pub(crate) use literal::{from_literal, literal};
 
 /// The most parameters of a statement.
 pub(crate) const MAX_PARAMS: usize = 1_000;
@@ -117,7 +117,10 @@ pub(crate) fn from_text(text: &str, target: &DataType) -> Result<ScalarValue> {
         DataType::Timestamp | DataType::Date | DataType::Time => temporal::from_text(text, target),
         DataType::Array(item) => match serde_json::from_str(text) {
             Ok(Value::Array(items)) => array(&items, item),
-            _ => Err(mismatch(&format!("{text:?}"), target)),
+            _ => match in_braces(text) {
+                Some(items) => array(&items, item),
+                None => Err(mismatch(&format!("{text:?}"), target)),
+            },
         },
         _ => numbers::from_text(text, target),
     }
@@ -158,6 +161,43 @@ fn boolean(text: &str) -> Result<ScalarValue> {
 fn array(items: &[Value], item: &DataType) -> Result<ScalarValue> {
     let scalars = items.iter().map(|value| typed(value, item)).collect::<Result<Vec<_>>>()?;
     list(scalars, item)
+}
+
+/// The elements of an array as PostgreSQL writes it, `{1,2,NULL,"a, b"}`; `None` if it is none, or one of arrays.
+fn in_braces(text: &str) -> Option<Vec<Value>> {
+    let mut rest = text.trim().strip_prefix('{')?.strip_suffix('}')?.trim();
+    let mut items = Vec::new();
+    while !rest.is_empty() {
+        let item = if let Some(quoted) = rest.strip_prefix('"') {
+            let mut item = String::new();
+            let mut chars = quoted.char_indices();
+            let end = loop {
+                match chars.next()? {
+                    (_, '\\') => item.push(chars.next()?.1),
+                    (at, '"') => break at,
+                    (_, c) => item.push(c),
+                }
+            };
+            rest = quoted[end + 1..].trim_start();
+            Value::String(item)
+        } else {
+            let end = rest.find(',').unwrap_or(rest.len());
+            let item = rest[..end].trim();
+            if item.is_empty() || item.contains(['{', '}', '"']) {
+                return None;
+            }
+            rest = &rest[end..];
+            if item.eq_ignore_ascii_case("null") { Value::Null } else { Value::String(item.to_owned()) }
+        };
+        items.push(item);
+        rest = match rest.strip_prefix(',') {
+            // Something has to follow a comma.
+            Some(rest) if !rest.trim().is_empty() => rest.trim_start(),
+            None if rest.is_empty() => rest,
+            _ => return None,
+        };
+    }
+    Some(items)
 }
 
 /// A list value with exactly the field that the engine's type has.

@@ -94,7 +94,7 @@ fn is_number(data_type: &DataType) -> bool {
 }
 
 /// The database's type that an Arrow field holds; `None` if there is none.
-fn engine_type(field: &Field) -> Option<DataType> {
+pub(crate) fn engine_type(field: &Field) -> Option<DataType> {
     match field.metadata().get(TYPE_METADATA_KEY).map(String::as_str) {
         Some("JSON") => return Some(DataType::Json),
         Some("UUID") => return Some(DataType::Uuid),

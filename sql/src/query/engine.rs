@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::DateTime;
+use datafusion::common::DataFusionError;
 use datafusion::config::ConfigOptions;
 use datafusion::execution::disk_manager::DiskManagerBuilder;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -21,8 +22,11 @@ use super::optimizing::Optimizing;
 use super::types::EngineTypes;
 use crate::dialect::Texts;
 use crate::dml::Turns;
-use crate::error::{Error, Result};
-use crate::functions::{CheckedAvg, CheckedOperators, CheckedTexts, ExactSum, RightSubqueries};
+use crate::error::{Error, ErrorCode, Result};
+use crate::functions::{
+    CheckedAvg, CheckedOperators, CheckedTexts, ExactSum, FittingConstants, JsonOperators, RightSubqueries,
+    json_udfs,
+};
 use crate::provider::ShapeCache;
 
 /// Rows of a batch, as DataFusion has it by default.
@@ -84,16 +88,22 @@ impl QueryEngine {
             .with_session_id("kalamdb".into())
             .with_config(config(options, memory.each()))
             .with_runtime_env(runtime.clone())
+            // Before DataFusion's own, which take every subscript for a field of a structure.
+            .with_expr_planners(vec![Arc::new(JsonOperators)])
             .with_default_features()
             .with_type_planner(types.clone())
             .with_analyzer_rule(Arc::new(ExactNotIn))
             .with_physical_optimizer_rule(Arc::new(BoundedOperators))
             .build();
+        state.register_function_rewrite(Arc::new(FittingConstants))?;
         state.register_function_rewrite(Arc::new(CheckedOperators))?;
         state.register_function_rewrite(Arc::new(CheckedTexts))?;
         state.register_function_rewrite(Arc::new(RightSubqueries))?;
         state.register_udaf(Arc::new(AggregateUDF::from(ExactSum::default())))?;
         state.register_udaf(Arc::new(AggregateUDF::from(CheckedAvg::default())))?;
+        for function in json_udfs() {
+            state.register_udf(function)?;
+        }
         Ok(Self {
             state,
             memory,
@@ -194,7 +204,17 @@ impl QueryEngine {
     /// Planning errors.
     pub(super) fn optimise(&self, plan: LogicalPlan, now_micros: i64) -> Result<LogicalPlan> {
         let now = DateTime::from_timestamp_micros(now_micros).unwrap_or_default();
-        Ok(self.state().optimizer().optimize(plan, &Optimizing::new(self.state(), now), |_, _| {})?)
+        let optimised =
+            self.state().optimizer().optimize(plan, &Optimizing::new(self.state(), now), |_, _| {});
+        // Names were resolved before: what a rule misses now is not the statement's fault.
+        optimised.map_err(|error| match error.find_root() {
+            DataFusionError::SchemaError(..) => Error::new(
+                ErrorCode::Unsupported,
+                "a subquery of this statement cannot be joined to what is around it",
+            )
+            .with_hint("write it as a join"),
+            _ => error.into(),
+        })
     }
 
     /// Makes an optimised plan executable.

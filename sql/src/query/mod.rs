@@ -9,6 +9,8 @@
 //! them out before planning, see [`system_columns`]; after planning, the references to tables of which `_deleted` is
 //! named are found in the plan, see [`deleted`], and show their soft-deleted rows.
 //!
+//! Forms of PostgreSQL that DataFusion does not know are written as others before planning, see [`forms`].
+//!
 //! A text that comes again is not planned again: see [`cache`] for which plans are kept, [`prepared`] for what of them, and
 //! [`point`] for reading rows by their key.
 
@@ -18,8 +20,10 @@ mod cache;
 mod deleted;
 mod duplicates;
 mod engine;
+mod forms;
 mod memory;
 mod multisets;
+mod never_null;
 mod not_in;
 mod optimizing;
 mod output;
@@ -43,8 +47,9 @@ use futures::StreamExt;
 use kalamdb_engine::{Table, TableId};
 use serde_json::Value;
 
-pub(crate) use bind::count_mismatch;
+pub(crate) use bind::{count_mismatch, engine_type};
 pub(crate) use engine::{QueryEngine, QueryOptions};
+pub(crate) use forms::rewrite as rewrite_forms;
 pub(crate) use memory::{SpillOptions, exhausted};
 
 use crate::error::{Error, ErrorCode, Result};
@@ -62,9 +67,11 @@ pub(crate) async fn query(
     params: &[Value],
 ) -> Result<RowSet> {
     let plan = Planner::new(ctx).plan(statement, params)?;
+    let never_null = never_null::columns(&plan);
     let plan = physical_plan(ctx, plan).await?;
     let stream = execute(ctx, plan.clone())?;
-    Ok(row_set(ctx, stream))
+    let shape = RowShape::new(stream.schema(), &never_null);
+    Ok(shape.row_set(ctx, stream))
 }
 
 /// Runs a SELECT or VALUES, which is `text` parsed, by the plan that was kept of it if there is one.
@@ -122,7 +129,7 @@ pub(crate) fn execute(
 
 /// A stream as a result; the statement's snapshot lives as long as it.
 pub(crate) fn row_set(ctx: &Arc<StatementContext>, stream: SendableRecordBatchStream) -> RowSet {
-    let shape = RowShape::new(stream.schema());
+    let shape = RowShape::new(stream.schema(), &[]);
     shape.row_set(ctx, stream)
 }
 
@@ -136,11 +143,16 @@ struct RowShape {
 }
 
 impl RowShape {
-    fn new(given: SchemaRef) -> Self {
+    /// What a plan gives; `never_null` are columns that are described as that, though the schema does not.
+    fn new(given: SchemaRef, never_null: &[bool]) -> Self {
         let signed = output::signed(&given);
         let converted = signed.is_some();
         let schema = signed.unwrap_or(given);
-        Self { columns: crate::types::column_infos(&schema), schema, converted }
+        let mut columns = crate::types::column_infos(&schema).to_vec();
+        for (column, never_null) in columns.iter_mut().zip(never_null) {
+            column.nullable &= !never_null;
+        }
+        Self { columns: columns.into(), schema, converted }
     }
 
     fn row_set(&self, ctx: &Arc<StatementContext>, stream: SendableRecordBatchStream) -> RowSet {
@@ -273,17 +285,18 @@ impl<'a> Planner<'a> {
         binder.named(&self.named);
         multisets::refuse(statement)?;
         let planner = SqlToRel::new_with_options(&binder, parser_options());
-        let mut narrowed = statement.clone();
-        if naming.extends() {
-            system_columns::narrow_wildcards(&mut narrowed, &binder)?;
-        }
-        let plan = match planner.sql_statement_to_plan(narrowed) {
+        let plannable = || -> Result<ast::Statement> {
+            let mut plannable = statement.clone();
+            forms::rewrite(&mut plannable)?;
+            if naming.extends() {
+                system_columns::narrow_wildcards(&mut plannable, &binder)?;
+            }
+            Ok(plannable)
+        };
+        let plan = match planner.sql_statement_to_plan(plannable()?) {
             // Columns of a view are named by its text, each differently.
             Err(error) if self.inside_views.is_empty() && duplicates::are_refused(&error) => {
-                let mut renamed = statement.clone();
-                if naming.extends() {
-                    system_columns::narrow_wildcards(&mut renamed, &binder)?;
-                }
+                let mut renamed = plannable()?;
                 duplicates::name_apart(&mut renamed);
                 planner.sql_statement_to_plan(renamed)?
             }

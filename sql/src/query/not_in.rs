@@ -4,17 +4,20 @@
 //! ...) OR y`) it becomes a join that only marks whether there is an equal value: a NULL on either side then counts as
 //! different, and rows were found that SQL does not find. [`ExactNotIn`] writes out what such a condition means. A plain
 //! `IN` needs it only below NOT: otherwise it does not matter whether it is false or NULL.
+//!
+//! In a list of SELECT, where DataFusion knows neither, `IN` is written out too, and `EXISTS` is a count of rows.
 
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue, Spans};
+use datafusion::functions::expr_fn::coalesce;
 use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, col, lit, when,
+    BinaryExpr, Expr, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Projection, Subquery, col, lit, when,
 };
 use datafusion::optimizer::AnalyzerRule;
 
@@ -43,10 +46,53 @@ impl AnalyzerRule for ExactNotIn {
                 let predicate = conjunction(exact.collect::<Result<Vec<_>>>()?).unwrap_or_else(|| lit(true));
                 Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(predicate, filter.input)?)))
             }
+            LogicalPlan::Projection(list) if any(&list.expr, is_question)? => {
+                let schema = list.input.schema().clone();
+                let computed = list.expr.into_iter().map(|expr| computed(expr, &schema));
+                let list = Projection::try_new(computed.collect::<Result<_>>()?, list.input)?;
+                Ok(Transformed::yes(LogicalPlan::Projection(list)))
+            }
             plan => Ok(Transformed::no(plan)),
         });
         Ok(exact?.data)
     }
+}
+
+fn is_question(expr: &Expr) -> bool {
+    matches!(expr, Expr::InSubquery(_) | Expr::Exists(_))
+}
+
+fn any(list: &[Expr], wanted: fn(&Expr) -> bool) -> Result<bool> {
+    list.iter().try_fold(false, |found, expr| Ok(found || expr.exists(|e| Ok(wanted(e)))?))
+}
+
+/// An expression of a list with its questions as values, under the same name.
+fn computed(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    if !any(std::slice::from_ref(&expr), is_question)? {
+        return Ok(expr);
+    }
+    let name = expr.schema_name().to_string();
+    let named = matches!(expr, Expr::Alias(_));
+    let without_in = expr.transform_up(|expr| match expr {
+        Expr::InSubquery(membership) => Ok(Transformed::yes(written_out(membership, schema)?)),
+        expr => Ok(Transformed::no(expr)),
+    })?;
+    let computed = without_in.data.transform_up(|expr| match expr {
+        Expr::Exists(exists) => Ok(Transformed::yes(has_rows(exists)?)),
+        expr => Ok(Transformed::no(expr)),
+    })?;
+    Ok(if named { computed.data } else { computed.data.alias(name) })
+}
+
+/// Whether a subquery has rows, as a value.
+fn has_rows(exists: Exists) -> Result<Expr> {
+    let Exists { subquery, negated } = exists;
+    let rows = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone())
+        .aggregate(Vec::<Expr>::new(), vec![count(lit(1)).alias("rows")])?;
+    let question = if negated { col("rows").eq(lit(0_i64)) } else { col("rows").gt(lit(0_i64)) };
+    let question = Expr::ScalarSubquery(as_subquery(rows.project(vec![question])?.build()?));
+    // A subquery that became a join has no row where there is none to count.
+    Ok(coalesce(vec![question, lit(negated)]))
 }
 
 fn is_membership(expr: &Expr) -> bool {

@@ -36,8 +36,8 @@ pub(super) struct Point {
     /// What each column of the key has to be, in the order of the key.
     key: Vec<KeyPart>,
     leaf: Arc<LookupShape>,
-    /// What stands over the leaf, with a leaf that finds nothing; `None` for the leaf alone.
-    over: Option<Arc<dyn ExecutionPlan>>,
+    /// Projections over a leaf that finds nothing.
+    plan: Arc<dyn ExecutionPlan>,
     rows: RowShape,
 }
 
@@ -53,7 +53,11 @@ impl Point {
     ///
     /// # Errors
     /// Planning errors.
-    pub(super) async fn new(queries: &QueryEngine, plan: &LogicalPlan) -> Result<Option<Self>> {
+    pub(super) async fn new(
+        queries: &QueryEngine,
+        plan: &LogicalPlan,
+        never_null: &[bool],
+    ) -> Result<Option<Self>> {
         let Some(parts) = Parts::of(plan) else { return Ok(None) };
         let reference = reference(parts.scan)?;
         if reference.all_users || reference.shows_deleted() {
@@ -64,13 +68,9 @@ impl Point {
             return Ok(None);
         }
         let plan = queries.executable(&parts.unconditional(&reference)?).await?;
-        let rows = RowShape::new(plan.schema());
-        let (leaf, over) = match plan.downcast_ref::<ProjectionExec>() {
-            Some(projection) => (projection.input().clone(), Some(plan.clone())),
-            None => (plan, None),
-        };
-        let leaf = leaf.downcast_ref::<KeyLookupExec>().map(|leaf| leaf.shape().clone());
-        Ok(leaf.map(|leaf| Self { reference, key, leaf, over, rows }))
+        let rows = RowShape::new(plan.schema(), never_null);
+        let leaf = leaf_of(&plan).downcast_ref::<KeyLookupExec>().map(|leaf| leaf.shape().clone());
+        Ok(leaf.map(|leaf| Self { reference, key, leaf, plan, rows }))
     }
 
     /// Reads the row; `None` if only a scan can tell which it is.
@@ -98,15 +98,7 @@ impl Point {
         };
         let leaf: Arc<dyn ExecutionPlan> =
             Arc::new(KeyLookupExec::new(self.leaf.clone(), found.into(), None));
-        let plan = match &self.over {
-            None => leaf,
-            // All leaves of one shape share their properties.
-            Some(over) => {
-                let same = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
-                over.clone().replace_children(vec![leaf], same)?
-            }
-        };
-        Ok(Some(self.rows.row_set(ctx, execute(ctx, plan)?)))
+        Ok(Some(self.rows.row_set(ctx, execute(ctx, with_leaf(&self.plan, leaf)?)?)))
     }
 
     fn key_columns(&self, values: &[ScalarValue]) -> Option<Vec<ArrayRef>> {
@@ -124,11 +116,31 @@ impl Point {
     }
 }
 
+/// What some projections stand over.
+fn leaf_of(plan: &Arc<dyn ExecutionPlan>) -> &Arc<dyn ExecutionPlan> {
+    match plan.downcast_ref::<ProjectionExec>() {
+        Some(projection) => leaf_of(projection.input()),
+        None => plan,
+    }
+}
+
+/// The same projections over another leaf.
+fn with_leaf(
+    plan: &Arc<dyn ExecutionPlan>,
+    leaf: Arc<dyn ExecutionPlan>,
+) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+    let Some(projection) = plan.downcast_ref::<ProjectionExec>() else { return Ok(leaf) };
+    // All leaves of one shape share their properties.
+    let same = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
+    plan.clone().replace_children(vec![with_leaf(projection.input(), leaf)?], same)
+}
+
 /// A plan of the form of a lookup.
 struct Parts<'a> {
     /// The whole, but for a limit.
     plan: &'a LogicalPlan,
-    projection: &'a [Expr],
+    /// The expressions of all projections.
+    projection: Vec<&'a Expr>,
     condition: &'a Expr,
     scan: &'a TableScan,
 }
@@ -144,11 +156,12 @@ impl<'a> Parts<'a> {
             }
             plan = &limit.input;
         }
-        let (projection, below) = match plan {
-            LogicalPlan::Projection(top) => (top.expr.as_slice(), top.input.as_ref()),
-            other => (Default::default(), other),
-        };
-        let LogicalPlan::Filter(filter) = named(below) else { return None };
+        let (mut projection, mut below) = (Vec::new(), named(plan));
+        while let LogicalPlan::Projection(next) = below {
+            projection.extend(&next.expr);
+            below = named(&next.input);
+        }
+        let LogicalPlan::Filter(filter) = below else { return None };
         match named(&filter.input) {
             LogicalPlan::TableScan(scan) if scan.fetch != Some(0) => {
                 Some(Self { plan, projection, condition: &filter.predicate, scan })
@@ -169,7 +182,7 @@ impl<'a> Parts<'a> {
                     | Expr::SetComparison(_)
             ))
         };
-        for expr in self.projection {
+        for expr in &self.projection {
             if expr.exists(open)? {
                 return Ok(true);
             }

@@ -20,7 +20,7 @@ use kalamdb_engine::{DataType, TableKind};
 use serde_json::Value;
 
 use super::point::Point;
-use super::{Planner, RowShape, bind, execute};
+use super::{Planner, RowShape, bind, execute, never_null};
 use crate::error::Result;
 use crate::provider::{EngineTable, Reference, Scans, Unbound};
 use crate::session::RowSet;
@@ -32,6 +32,8 @@ pub(super) struct Prepared {
     /// The types of `$1`, `$2`, ...
     types: Vec<DataType>,
     plan: LogicalPlan,
+    /// See [`never_null::columns`].
+    never_null: Vec<bool>,
     point: Option<Point>,
 }
 
@@ -49,8 +51,9 @@ impl Prepared {
             return Ok(None);
         }
         let plan = unbound(queries.optimise(plan, ctx.now_micros)?)?;
-        let point = Point::new(queries, &plan).await?;
-        Ok(Some(Self { types, plan, point }))
+        let never_null = never_null::columns(&plan);
+        let point = Point::new(queries, &plan, &never_null).await?;
+        Ok(Some(Self { types, plan, never_null, point }))
     }
 
     /// True if it reads a row by its key.
@@ -73,7 +76,7 @@ impl Prepared {
         }
         let plan = bound(ctx, with_values(self.plan.clone(), values)?)?;
         let plan = ctx.instance.queries().executable(&plan).await?;
-        let shape = RowShape::new(plan.schema());
+        let shape = RowShape::new(plan.schema(), &self.never_null);
         Ok(Some(shape.row_set(ctx, execute(ctx, plan)?)))
     }
 }

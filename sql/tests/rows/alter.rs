@@ -3,7 +3,7 @@
 use kalamdb_sql::ErrorCode;
 use serde_json::json;
 
-use crate::harness::{Layout, Server};
+use crate::harness::{Client, Layout, Server};
 
 #[tokio::test]
 async fn rows_from_before_and_after_each_change_are_one_table_wherever_they_are() {
@@ -313,4 +313,34 @@ async fn a_renamed_key_finds_conflicts_with_and_changes_rows_of_every_version() 
         let expected = json!([[1, "x", null], [2, "y", null], [3, "z", 3], [11, "x", 1], [14, "w", 4]]);
         assert_eq!(all, expected, "{layout:?}");
     }
+}
+
+#[tokio::test]
+async fn a_column_that_became_not_null_is_described_as_that_wherever_it_is_what_the_table_has() {
+    let server = Server::start().await;
+    let mut root = server.root();
+    root.run("CREATE TABLE t (id INT PRIMARY KEY, v INT, w INT); INSERT INTO t VALUES (1, NULL, 1)").await;
+    root.run("UPDATE t SET v = 1; FLUSH TABLE t; INSERT INTO t VALUES (2, 2, NULL)").await;
+    let describe = async |root: &mut Client, sql: &str| -> Vec<bool> {
+        let columns = root.run(sql).await.rows.unwrap().columns;
+        columns.iter().map(|column| column.nullable).collect()
+    };
+    assert_eq!(describe(&mut root, "SELECT * FROM t").await, [false, true, true]);
+    root.run("ALTER TABLE t ALTER COLUMN v SET NOT NULL").await;
+    for (sql, nullable) in [
+        ("SELECT * FROM t", vec![false, false, true]),
+        ("SELECT w, v AS x FROM t WHERE v > 0 ORDER BY v LIMIT 5", vec![true, false]),
+        ("SELECT v FROM t WHERE id = 1", vec![false]),
+        ("SELECT v, count(*) FROM t GROUP BY v", vec![false, false]),
+        ("SELECT a.v, b.v FROM t a JOIN t b ON a.id = b.id", vec![false, false]),
+        ("SELECT a.v, b.v FROM t a LEFT JOIN t b ON a.id = b.w", vec![true, true]),
+        ("SELECT max(v) FROM t", vec![true]),
+        ("SELECT v, _deleted FROM t", vec![true, false]),
+    ] {
+        for _ in 0..3 {
+            assert_eq!(describe(&mut root, sql).await, nullable, "{sql}");
+        }
+    }
+    root.run("ALTER TABLE t ALTER COLUMN v DROP NOT NULL").await;
+    assert_eq!(describe(&mut root, "SELECT v FROM t WHERE id = 1").await, [true]);
 }

@@ -105,6 +105,29 @@ async fn every_form_of_a_lookup_gives_what_a_scan_gives() {
     let before = lookups(&mut root).await;
     again(&mut root, sql, &[]).await;
     assert_eq!(lookups(&mut root).await, before + 3.0, "it is a lookup from its second time on");
+    // Whatever is computed of the row, and however the table is called.
+    for (sql, params, rows) in [
+        ("SELECT m.v * 2 FROM t AS m WHERE m.a = $1 AND m.b = $2", json!(["x", 2]), json!([[5.0]])),
+        ("SELECT m.v * 2, upper(m.a) FROM t m WHERE m.a = $1 AND m.b = 3", json!(["z"]), json!([[7.0, "Z"]])),
+        (
+            "SELECT w + w FROM (SELECT v * 2 AS w, a, b FROM t) s WHERE a = 'x' AND b = 1",
+            json!([]),
+            json!([[2.0]]),
+        ),
+        (
+            "SELECT CASE WHEN v > 1 THEN a || '!' END FROM t WHERE a = 'y' AND b = 1",
+            json!([]),
+            json!([["y!"]]),
+        ),
+        ("SELECT 1 FROM t WHERE a = $1 AND b = $2", json!(["x", 1]), json!([[1]])),
+    ] {
+        let params = params.as_array().unwrap().clone();
+        let before = lookups(&mut root).await;
+        assert_eq!(again(&mut root, sql, &params).await, rows, "{sql}");
+        assert_eq!(lookups(&mut root).await, before + 3.0, "{sql}");
+    }
+    let sql = "SELECT v + v FROM t m WHERE a = 'x' AND b = 9";
+    assert_eq!(again(&mut root, sql, &[]).await, json!([]), "there is no such row");
     // A value of another type than the key's is compared as what it is.
     let sql = "SELECT v FROM t WHERE a = $1 AND b = $2";
     assert_eq!(root.rows_with(sql, &[json!("x"), json!(1.5)]).await, json!([]));

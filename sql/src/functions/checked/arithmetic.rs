@@ -15,8 +15,13 @@ use super::{is_checkable, kernels, sign};
 use crate::functions::unary;
 
 /// Operators that have a function here.
-pub(super) fn is_checked(op: Operator) -> bool {
+pub(in crate::functions) fn is_checked(op: Operator) -> bool {
     BINARY.contains(&op)
+}
+
+/// Functions that stand for operators of which decimals have an exact result.
+pub(in crate::functions) fn is_exact(name: &str) -> bool {
+    matches!(name, "checked_add" | "checked_subtract" | "checked_multiply" | "checked_negate")
 }
 
 const BINARY: [Operator; 5] =
@@ -32,6 +37,11 @@ pub(super) fn binary(op: Operator, left: &DataType, right: &DataType) -> Option<
     let functions = FUNCTIONS.get_or_init(|| BINARY.map(|op| Arc::new(ScalarUDF::from(Arithmetic::new(op)))));
     let at = BINARY.iter().position(|other| *other == op)?;
     Some(functions[at].clone())
+}
+
+/// `left + right`, checked.
+pub(in crate::functions) fn added(left: Expr, right: Expr) -> Expr {
+    ScalarUDF::from(Arithmetic::new(Operator::Plus)).call(vec![left, right])
 }
 
 /// The function for unary minus.

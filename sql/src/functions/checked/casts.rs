@@ -1,10 +1,11 @@
-//! Casts to floating-point numbers that do not become infinite.
+//! Casts to floating-point numbers that do not become infinite, and to whole numbers that are the nearest: DataFusion cuts
+//! the fraction off, where storing the value in a column of that type rounds it.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray};
 use arrow::compute::{CastOptions, cast, cast_with_options};
-use arrow::datatypes::{DataType, Field, FieldRef, Float32Type, Float64Type};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, FieldRef, Float32Type, Float64Type};
 use arrow::error::ArrowError;
 use datafusion::common::Result;
 use datafusion::logical_expr::{
@@ -19,10 +20,18 @@ pub(super) fn function(from: &DataType, to: &DataType) -> Option<ScalarUDF> {
     match to {
         DataType::Float32 if text || *from == DataType::Float64 => {}
         DataType::Float64 if text => {}
+        DataType::Int16 | DataType::Int32 | DataType::Int64 if has_fraction(from) => {}
         _ => return None,
     }
     let signature = Signature::any(1, Volatility::Immutable);
     Some(ScalarUDF::from(CheckedCast { to: to.clone(), signature }))
+}
+
+fn has_fraction(from: &DataType) -> bool {
+    match from {
+        DataType::Decimal128(_, scale) => *scale > 0,
+        from => from.is_floating(),
+    }
 }
 
 /// A cast as a function. Its column is named like the operand, as casts are.
@@ -36,7 +45,8 @@ impl ScalarUDFImpl for CheckedCast {
     fn name(&self) -> &str {
         match self.to {
             DataType::Float32 => "checked_float",
-            _ => "checked_double",
+            DataType::Float64 => "checked_double",
+            _ => "nearest_integer",
         }
     }
 
@@ -73,12 +83,25 @@ impl ScalarUDFImpl for CheckedCast {
 }
 
 fn checked(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
-    let result = cast_with_options(array, to, &CastOptions { safe: false, ..CastOptions::default() })?;
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    let result = match to {
+        DataType::Float32 | DataType::Float64 => cast_with_options(array, to, &options)?,
+        _ => return Ok(cast_with_options(&rounded(array)?, to, &options)?),
+    };
     match to {
         DataType::Float32 => check::<Float32Type>(array, result.as_primitive(), f32::is_infinite)?,
         _ => check::<Float64Type>(array, result.as_primitive(), f64::is_infinite)?,
     }
     Ok(result)
+}
+
+/// The nearest whole numbers: of a DECIMAL half a one is rounded up, of a DOUBLE to the even one, as PostgreSQL does.
+fn rounded(array: &ArrayRef) -> Result<ArrayRef> {
+    if let DataType::Decimal128(..) = array.data_type() {
+        return Ok(cast(array, &DataType::Decimal128(DECIMAL128_MAX_PRECISION, 0))?);
+    }
+    let wide = cast(array, &DataType::Float64)?;
+    Ok(Arc::new(wide.as_primitive::<Float64Type>().unary::<_, Float64Type>(f64::round_ties_even)))
 }
 
 /// A value may be infinite only if it was, or said so.

@@ -22,6 +22,7 @@ use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::type_coercion::is_signed_numeric;
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator};
 
+pub(super) use arithmetic::{added, is_checked, is_exact};
 pub(crate) use finite::CheckedAvg;
 pub(crate) use sum::ExactSum;
 
