@@ -182,7 +182,7 @@ fn int(value: &str) -> Result<Option<i64>> {
     /// The first number beyond BIGINT.
     const END: f64 = 9_223_372_036_854_775_808.0;
     match value.parse::<f64>() {
-        Ok(number) if number.fract() != 0.0 => Ok(None),
+        Ok(number) if number.is_finite() && number.fract() != 0.0 => Ok(None),
         Ok(number) if (-END..END).contains(&number) && !is_plain(value) => Ok(Some(number as i64)),
         _ => Err(beyond(value, "BIGINT")),
     }
