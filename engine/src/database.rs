@@ -125,6 +125,12 @@ impl Database {
         self.catalog.load_full()
     }
 
+    /// A table with the schema version it has by now, if that is a later one.
+    pub(crate) fn newer(&self, than: &Table) -> Option<Arc<Table>> {
+        let catalog = self.catalog();
+        catalog.table_by_id(than.id).filter(|table| table.schema.version() > than.schema.version()).cloned()
+    }
+
     /// The time.
     pub fn clock(&self) -> &dyn Clock {
         self.config.clock.as_ref()

@@ -88,22 +88,17 @@ async fn flush_all(database: &Arc<Database>, partition: &Arc<Partition>) -> Resu
     partition.flush_requested.store(false, Ordering::Release);
     let mut outcome = FlushOutcome::default();
     // Not there if it was dropped or purged meanwhile: its directory must not come back.
-    let table = || database.catalog().table_by_id(partition.id.table).cloned();
-    if table().is_none() || partition.gone.load(Ordering::Acquire) {
+    if database.catalog().table_by_id(partition.id.table).is_none() || partition.gone.load(Ordering::Acquire)
+    {
         return Ok(outcome);
     }
     partition.check_open()?;
-    // A flush that failed left its memtable frozen; it goes first. The schema to write is looked up once it is frozen: no
-    // row in it is of a later version.
-    if let Some(frozen) = partition.version().frozen.clone()
-        && let Some(table) = table()
-    {
-        outcome.add(flush_frozen(database, &table, partition, frozen).await?);
+    // A flush that failed left its memtable frozen; it goes first.
+    if let Some(frozen) = partition.version().frozen.clone() {
+        outcome.add(flush_newest(database, partition, frozen).await?);
     }
-    if let Some(frozen) = freeze(database, partition)
-        && let Some(table) = table()
-    {
-        outcome.add(flush_frozen(database, &table, partition, frozen).await?);
+    if let Some(frozen) = freeze(database, partition) {
+        outcome.add(flush_newest(database, partition, frozen).await?);
     }
     outcome.flushed_seq = partition.version().manifest.flushed_seq;
     database.failures().clear(BackgroundWork::Flush, &partition.id);
@@ -126,6 +121,24 @@ fn freeze(database: &Database, partition: &Partition) -> Option<Arc<Frozen>> {
     partition
         .install(&mut state, Version { active, frozen: Some(frozen.clone()), ..Version::clone(&version) });
     Some(frozen)
+}
+
+/// Flushes with the table's newest schema. A reader that has a newer one than a flush puts rows of that version in the
+/// place of the frozen ones: the flush begins again then.
+async fn flush_newest(
+    database: &Arc<Database>,
+    partition: &Arc<Partition>,
+    frozen: Arc<Frozen>,
+) -> Result<FlushOutcome> {
+    let found = database.catalog().table_by_id(partition.id.table).cloned();
+    // Not there if it was dropped meanwhile.
+    let Some(mut table) = found else { return Ok(FlushOutcome::default()) };
+    loop {
+        match flush_frozen(database, &table, partition, frozen.clone()).await {
+            Err(Error::Conflict) => table = database.newer(&table).ok_or(Error::Conflict)?,
+            other => return other,
+        }
+    }
 }
 
 async fn flush_frozen(

@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, Strin
 use arrow::datatypes::Int64Type;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use common::gate::Gate;
-use common::{config, create, create_with, delete, find, insert, open, rows, schema};
+use common::{config, create, create_with, delete, find, flush_beside, insert, open, rows, schema};
 use kalamdb_engine::project::project;
 use kalamdb_engine::read::live_rows;
 use kalamdb_engine::{
@@ -176,6 +176,34 @@ async fn an_initial_value_is_widened_with_its_column() {
     assert_eq!(shown(&db, &t).await[&1], "id=1 value=NULL n=9.0");
     let db = reopen(db, &disk).await;
     assert_eq!(shown(&db, &find(&db, "t")).await[&1], "id=1 value=NULL n=9.0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_takes_rows_that_a_reader_brings_to_a_newer_schema_meanwhile() {
+    for change in ["retyped", "dropped"] {
+        let disk = SimDisk::new();
+        let db = open(&disk).await;
+        let t = create(&db, "t", TableKind::Shared).await.unwrap();
+        let t = alter(&db, &t, vec![new_column("n", DataType::Int, None)]).await.unwrap();
+        db.commit(vec![write(&t, vec![ints(&[1]), texts(&[Some("a")]), ints32(&[Some(9)])])]).await.unwrap();
+        let gate = Gate::before(&disk, Operation::Create, "default/t");
+        let flush = flush_beside(&db, &t);
+        gate.reached();
+        let (change, expected) = match change {
+            "retyped" => {
+                let retype = TableChange::RetypeColumn { id: id(&t, "n"), data_type: DataType::Double };
+                (retype, "id=1 value=a n=9.0")
+            }
+            _ => (TableChange::DropColumn(id(&t, "n")), "id=1 value=a"),
+        };
+        let t = alter(&db, &t, vec![change]).await.unwrap();
+        assert_eq!(shown(&db, &t).await[&1], expected);
+        gate.open();
+        assert_eq!(flush.await.unwrap().unwrap().rows, 1);
+        assert_eq!(shown(&db, &t).await[&1], expected);
+        let db = reopen(db, &disk).await;
+        assert_eq!(shown(&db, &find(&db, "t")).await[&1], expected);
+    }
 }
 
 #[tokio::test]

@@ -82,7 +82,7 @@ async fn pack_some(
         partitions.iter().filter_map(|p| Some((p, p.flushing.try_lock().ok()?))).collect();
     // Its marks stay apart from those of later commits from here on.
     let boundary = database.write_snapshot();
-    // Looked up now: no row up to the boundary is of a later schema version. Not there if it was dropped meanwhile.
+    // Not there if it was dropped meanwhile.
     let Some(table) = database.catalog().table_by_id(table).cloned() else {
         return Ok(FlushOutcome::default());
     };
@@ -93,13 +93,13 @@ async fn pack_some(
         .collect();
     database.sequencer().until_visible(boundary.seq()).await?;
     let (db, packs) = (database.clone(), packs.clone());
-    let written = tokio::task::spawn_blocking(move || write_packs(&db, &table, &packs, &ours, &boundary));
+    let written = tokio::task::spawn_blocking(move || write_packs(&db, table, &packs, &ours, &boundary));
     written.await.unwrap_or_else(|e| Err(Error::internal("write a pack", e)))
 }
 
 fn write_packs(
     database: &Database,
-    table: &Table,
+    mut table: Arc<Table>,
     packs: &Packs,
     partitions: &[Arc<Partition>],
     boundary: &Snapshot,
@@ -109,9 +109,15 @@ fn write_packs(
     let mut outcome = FlushOutcome { flushed_seq: boundary.seq(), ..FlushOutcome::default() };
     let mut rest = partitions;
     while !rest.is_empty() {
-        let (packed, written) = write_pack(database, table, packs, rest, boundary.seq())?;
-        outcome.add(written);
-        rest = &rest[packed..];
+        match write_pack(database, &table, packs, rest, boundary.seq()) {
+            Ok((packed, written)) => {
+                outcome.add(written);
+                rest = &rest[packed..];
+            }
+            // A reader has put rows of a newer schema version in the place of these.
+            Err(Error::Conflict) => table = database.newer(&table).ok_or(Error::Conflict)?,
+            Err(error) => return Err(error),
+        }
     }
     if let Err(error) = database.truncate_log() {
         // The rows are in a pack; the log is only longer than it need be until the next flush.
