@@ -126,21 +126,25 @@ fn replay_checked_ahead(segments: &[Arc<Segment>], each: &mut Replay<'_>) -> Res
     std::thread::scope(|scope| {
         let mut to_come = segments.iter();
         let mut ahead = VecDeque::with_capacity(CHECKED_AHEAD);
+        // Used again and again: with small records the pages of a new one would cost as much as the checksums.
+        let mut done = Vec::new();
         loop {
             while ahead.len() < CHECKED_AHEAD
                 && let Some(segment) = to_come.next()
             {
                 let thread = std::thread::Builder::new().name("log recovery".into());
-                let check = thread.spawn_scoped(scope, || find_records(segment));
+                let room = done.pop().unwrap_or_default();
+                let check = thread.spawn_scoped(scope, || find_records(segment, room));
                 ahead.push_back((segment, check));
             }
             match ahead.pop_front() {
                 Some((segment, Ok(check))) => {
                     let records = check.join().unwrap_or_else(|panic| resume_unwind(panic))?;
                     let data = segment.map(Access::Whole)?;
-                    for (lsn, payload) in (segment.header.first..).zip(records) {
-                        each(lsn, data.slice(payload))?;
+                    for (lsn, payload) in (segment.header.first..).zip(&records) {
+                        each(lsn, data.slice(payload.clone()))?;
                     }
+                    done.push(records);
                 }
                 // No thread to be had: it is done here, when its turn comes.
                 Some((segment, Err(_))) => read_sealed(segment, |lsn, data, at| each(lsn, data.slice(at)))?,
@@ -150,9 +154,9 @@ fn replay_checked_ahead(segments: &[Arc<Segment>], each: &mut Replay<'_>) -> Res
     })
 }
 
-/// Where the payloads of a sealed segment are, all of them checked.
-fn find_records(segment: &Segment) -> Result<Vec<Range<usize>>, Error> {
-    let mut records = Vec::new();
+/// Where the payloads of a sealed segment are, all of them checked, in `records` after what was there is removed.
+fn find_records(segment: &Segment, mut records: Vec<Range<usize>>) -> Result<Vec<Range<usize>>, Error> {
+    records.clear();
     read_sealed(segment, |_, _, payload| {
         records.push(payload);
         Ok(())
