@@ -329,7 +329,7 @@ const REFUSED: [(&str, &str, ErrorCode); 37] = [
     ("INT[]", "'[3000000000]'", ValueOutOfRange),
     ("INT[]", "5", TypeMismatch),
     ("INT[][]", "'[1]'", TypeMismatch),
-    ("TEXT[]", "'{a,b}'", TypeMismatch),
+    ("TEXT[]", "'{a,b'", TypeMismatch),
     ("DATE[]", "'[\"2023-02-29\"]'", TypeMismatch),
 ];
 
