@@ -1,6 +1,6 @@
 //! A record on its way into the log.
 
-use crc32fast::hash;
+use crate::crc::hash;
 
 /// A payload and its checksum. Building one does the hashing, so that it happens on the caller's thread and not on
 /// the one that writes for everybody.

@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use crate::crc;
 use crate::frame::{self, ALIGN, FRAME_HEADER, FrameHeader};
 use crate::{Lsn, MAX_RECORD};
 
@@ -114,5 +115,5 @@ fn skip(rest: &[u8]) -> usize {
 
 fn payload_is_right(header: &FrameHeader, frame: &[u8]) -> bool {
     let payload = frame.get(FRAME_HEADER..FRAME_HEADER + header.len as usize);
-    payload.is_some_and(|payload| crc32fast::hash(payload) == header.payload_crc)
+    payload.is_some_and(|payload| crc::hash(payload) == header.payload_crc)
 }
