@@ -99,7 +99,7 @@ fn recover(mut config: Config, requests: Requests, compactions: Compactions) -> 
         options.entropy = seed;
     }
     let (log, recovered) = Log::open(disk, &config.dir.join("wal"), options, &mut |seq, payload| {
-        let commit = record::decode(&payload).map_err(|e| kalamdb_wal::Error::replay(seq, e))?;
+        let commit = record::decode(&payload.to_bytes()).map_err(|e| kalamdb_wal::Error::replay(seq, e))?;
         last_time = last_time.max(commit.time_us);
         hot.replayed(seq, payload.len() as u64);
         for part in commit.parts {

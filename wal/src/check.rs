@@ -7,6 +7,7 @@ use crate::Lsn;
 use crate::disk::{Access, Disk};
 use crate::error::Error;
 use crate::mark::Mark;
+use crate::payload::Payload;
 use crate::recovery::{Verdict, read_sealed, read_tail};
 use crate::segment::Segment;
 use crate::survey::Survey;
@@ -82,7 +83,7 @@ fn read_all(survey: &Survey) -> Result<Read, Error> {
 fn read_one(segment: &Arc<Segment>, durable: Lsn) -> Result<(Verdict, SegmentReport), Error> {
     let first = segment.header.first;
     let mut report = SegmentReport { path: segment.path.clone(), first, records: 0, bytes: 0 };
-    let mut tally = |_, payload: bytes::Bytes| {
+    let mut tally = |_, payload: Payload<'_>| {
         report.records += 1;
         report.bytes += payload.len() as u64;
         Ok(())
@@ -90,7 +91,7 @@ fn read_one(segment: &Arc<Segment>, durable: Lsn) -> Result<(Verdict, SegmentRep
     let verdict = if segment.sealed().is_none() {
         read_tail(segment, durable, &mut tally)?.verdict(segment)
     } else {
-        match read_sealed(segment, |lsn, data, at| tally(lsn, data.slice(at))) {
+        match read_sealed(segment, &mut tally) {
             Ok(()) => Verdict::Clean,
             Err(Error::Corrupt { segment: path, offset, reason }) => {
                 let at = usize::try_from(offset).unwrap_or(usize::MAX);

@@ -23,7 +23,7 @@
 //! # let dir = tempfile::tempdir()?;
 //! let mut replayed = Vec::new();
 //! let (log, _) = Log::open(Arc::new(RealDisk), dir.path(), Options::default(), &mut |lsn, payload| {
-//!     replayed.push((lsn, payload));
+//!     replayed.push((lsn, payload.to_bytes()));
 //!     Ok(())
 //! })?;
 //! let lsn = log.append(Record::new(b"hello".to_vec()))?;
@@ -50,6 +50,7 @@ mod mark;
 mod metrics;
 mod names;
 mod options;
+mod payload;
 mod progress;
 mod queue;
 mod reader;
@@ -77,10 +78,11 @@ pub use header::VERSION as FORMAT;
 pub use log::Log;
 pub use metrics::{Histogram, Metrics};
 pub use options::{Mode, Observer, Options, Retain, SyncPolicy};
+pub use payload::Payload;
 pub use reader::Reader;
 pub use real_disk::RealDisk;
 pub use record::Record;
-pub use recovery::{Recovered, Verdict};
+pub use recovery::{Recovered, Replay, Verdict};
 
 /// The number of a record: 1, 2, 3, ... without gaps. 0 means "before the first".
 pub type Lsn = u64;

@@ -4,8 +4,6 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
-
 use crate::disk::Disk;
 use crate::durable;
 use crate::error::{Error, IoContext};
@@ -18,7 +16,7 @@ use crate::progress::Progress;
 use crate::queue::{Push, Queue};
 use crate::reader::Reader;
 use crate::record::Record;
-use crate::recovery::{Recovered, Recovery, Verdict, recover};
+use crate::recovery::{Recovered, Recovery, Replay, Verdict, recover};
 use crate::segments::Segments;
 use crate::shared::{FailOnPanic, LockGuard, Shared};
 use crate::spare::Spare;
@@ -42,8 +40,6 @@ impl Log {
     /// Opens the log in `dir`, creating both if need be, and calls `replay` for every record from the low-water mark
     /// on, in order. All that is replayed is durable when this returns, and so are the directory and its name.
     ///
-    /// The payloads are slices of the mapped segments: keeping one costs no copy, and keeps its file from being
-    /// recycled.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if anything that had been durable is damaged: then nothing has been changed on disk, but
@@ -54,7 +50,7 @@ impl Log {
         disk: Arc<dyn Disk>,
         dir: &Path,
         options: Options,
-        replay: &mut dyn FnMut(Lsn, Bytes) -> Result<(), Error>,
+        replay: &mut Replay<'_>,
     ) -> Result<(Self, Recovered), Error> {
         if !disk.exists(dir).at("look for", dir)? {
             durable::create_dir(&*disk, dir)?;

@@ -13,13 +13,12 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::disk::{Access, Disk};
 use crate::error::{Error, IoContext};
 use crate::frame::TERMINATOR;
 use crate::header::SEGMENT_HEADER;
 use crate::mark::Mark;
+use crate::payload::Payload;
 use crate::segment::Segment;
 use crate::survey::Survey;
 use crate::walk::{Aftermath, Step, Walk, look_beyond};
@@ -28,8 +27,8 @@ use crate::{Lsn, MAX_RECORD, Mode};
 /// How many segments are checked at once before their turn to be replayed comes.
 const CHECKED_AHEAD: usize = 2;
 
-/// Called for every replayed record, in order.
-pub(crate) type Replay<'a> = dyn FnMut(Lsn, Bytes) -> Result<(), Error> + 'a;
+/// Called for every replayed record, in order, with its payload. An error ends the opening.
+pub type Replay<'a> = dyn FnMut(Lsn, Payload<'_>) -> Result<(), Error> + 'a;
 
 /// What opening a log found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,12 +99,13 @@ pub(crate) fn recover(
         // Only readers want it; they check what they read.
         segment.publish(segment.header.capacity);
     }
-    let mut each = |lsn, payload| if lsn >= mark.low_water { replay(lsn, payload) } else { Ok(()) };
+    let mut each =
+        |lsn, payload: Payload<'_>| if lsn >= mark.low_water { replay(lsn, payload) } else { Ok(()) };
     match mode {
         Mode::Threads => replay_checked_ahead(replayed, &mut each)?,
         Mode::Inline => {
             for segment in replayed {
-                read_sealed(segment, |lsn, data, at| each(lsn, data.slice(at)))?;
+                read_sealed(segment, &mut each)?;
             }
         }
     }
@@ -142,12 +142,12 @@ fn replay_checked_ahead(segments: &[Arc<Segment>], each: &mut Replay<'_>) -> Res
                     let records = check.join().unwrap_or_else(|panic| resume_unwind(panic))?;
                     let data = segment.map(Access::Whole)?;
                     for (lsn, payload) in (segment.header.first..).zip(&records) {
-                        each(lsn, data.slice(payload.clone()))?;
+                        each(lsn, Payload::sealed(&data[payload.clone()], &data))?;
                     }
                     done.push(records);
                 }
                 // No thread to be had: it is done here, when its turn comes.
-                Some((segment, Err(_))) => read_sealed(segment, |lsn, data, at| each(lsn, data.slice(at)))?,
+                Some((segment, Err(_))) => read_sealed(segment, each)?,
                 None => return Ok(()),
             }
         }
@@ -157,21 +157,27 @@ fn replay_checked_ahead(segments: &[Arc<Segment>], each: &mut Replay<'_>) -> Res
 /// Where the payloads of a sealed segment are, all of them checked, in `records` after what was there is removed.
 fn find_records(segment: &Segment, mut records: Vec<Range<usize>>) -> Result<Vec<Range<usize>>, Error> {
     records.clear();
-    read_sealed(segment, |_, _, payload| {
+    let data = segment.map(Access::Whole)?;
+    walk_sealed(segment, &data, |_, payload| {
         records.push(payload);
         Ok(())
     })?;
     Ok(records)
 }
 
-/// Reads a sealed segment to its end; anything but whole records up to the last one is damage. `each` gets every
-/// record's number, the segment's bytes and where in them the payload is.
-pub(crate) fn read_sealed(
-    segment: &Segment,
-    mut each: impl FnMut(Lsn, &Bytes, Range<usize>) -> Result<(), Error>,
-) -> Result<(), Error> {
+/// Reads a sealed segment to its end; anything but whole records up to the last one is damage.
+pub(crate) fn read_sealed(segment: &Segment, each: &mut Replay<'_>) -> Result<(), Error> {
     let data = segment.map(Access::Whole)?;
-    let mut walk = Walk::new(&data, segment.header.salt, SEGMENT_HEADER, segment.header.first);
+    walk_sealed(segment, &data, |lsn, payload| each(lsn, Payload::sealed(&data[payload], &data)))
+}
+
+/// The same with the places of the payloads in `data`, the bytes of the segment.
+fn walk_sealed(
+    segment: &Segment,
+    data: &[u8],
+    mut each: impl FnMut(Lsn, Range<usize>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut walk = Walk::new(data, segment.header.salt, SEGMENT_HEADER, segment.header.first);
     let last = segment.sealed().map_or(0, |sealed| sealed.last);
     let mut noted = SEGMENT_HEADER as u64;
     while walk.next <= last {
@@ -179,7 +185,7 @@ pub(crate) fn read_sealed(
         match walk.step() {
             Step::Record(lsn, range) => {
                 segment.note(&mut noted, lsn, at);
-                each(lsn, &data, range)?;
+                each(lsn, range)?;
             }
             Step::Newer => return Err(newer(segment)),
             Step::End => return Err(Error::corrupt(&segment.path, at, ends_early(walk.next, last))),
@@ -202,7 +208,7 @@ pub(crate) struct TailEnd {
     pub(crate) after: Aftermath,
 }
 
-/// Reads the segment that was written last to its end. What `each` gets is copied, not mapped: the file will change.
+/// Reads the segment that was written last to its end. It is mapped for that long only: the file will change.
 pub(crate) fn read_tail(segment: &Segment, durable: Lsn, each: &mut Replay<'_>) -> Result<TailEnd, Error> {
     let len = usize::try_from(segment.header.capacity).unwrap_or(usize::MAX);
     if len > MAX_SEGMENT {
@@ -212,13 +218,12 @@ pub(crate) fn read_tail(segment: &Segment, durable: Lsn, each: &mut Replay<'_>) 
     let data = whole.get(..len).ok_or_else(|| Error::corrupt(&segment.path, 40, "the file has been cut"))?;
     let mut walk = Walk::new(data, segment.header.salt, SEGMENT_HEADER, segment.header.first);
     let mut noted = SEGMENT_HEADER as u64;
-    let mut records = Vec::new();
     let bad = loop {
         let at = walk.offset as u64;
         match walk.step() {
             Step::Record(lsn, range) => {
                 segment.note(&mut noted, lsn, at);
-                records.push(range);
+                each(lsn, Payload::active(&data[range]))?;
             }
             Step::End => break None,
             Step::Bad(reason) => break Some(reason),
@@ -227,11 +232,6 @@ pub(crate) fn read_tail(segment: &Segment, durable: Lsn, each: &mut Replay<'_>) 
     };
     let (offset, next) = (walk.offset, walk.next);
     let after = look_beyond(data, segment.header.salt, offset, next);
-    let written = Bytes::copy_from_slice(&data[..offset]);
-    drop(whole);
-    for (lsn, payload) in (segment.header.first..).zip(records) {
-        each(lsn, written.slice(payload))?;
-    }
     Ok(TailEnd { offset, next, bad, known_durable: next <= durable, after })
 }
 

@@ -13,7 +13,7 @@ use kalamdb_wal::{
 fn open(dir: &Path, options: Options) -> (Log, Recovered, Vec<(Lsn, Bytes)>) {
     let mut replayed = Vec::new();
     let (log, recovered) = Log::open(Arc::new(RealDisk), dir, options, &mut |lsn, payload| {
-        replayed.push((lsn, payload));
+        replayed.push((lsn, payload.to_bytes()));
         Ok(())
     })
     .expect("opens");

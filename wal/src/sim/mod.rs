@@ -32,7 +32,7 @@
 //! let after = disk.crash(Crash::LoseUnsynced);
 //! let mut replayed = Vec::new();
 //! Log::open(Arc::new(after), Path::new("/log"), options, &mut |_, payload| {
-//!     replayed.push(payload);
+//!     replayed.push(payload.to_bytes());
 //!     Ok(())
 //! })?;
 //! assert_eq!(replayed, ["kept"]);

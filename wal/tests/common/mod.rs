@@ -37,7 +37,7 @@ pub type Replayed = Vec<(Lsn, Bytes)>;
 pub fn try_open(disk: &SimDisk, options: Options) -> Result<(Log, Recovered, Replayed), Error> {
     let mut replayed = Vec::new();
     let (log, recovered) = Log::open(Arc::new(disk.clone()), dir(), options, &mut |lsn, payload| {
-        replayed.push((lsn, payload));
+        replayed.push((lsn, payload.to_bytes()));
         Ok(())
     })?;
     Ok((log, recovered, replayed))
