@@ -14,6 +14,7 @@ use crate::metrics::{Counters, Metrics};
 use crate::options::{Mode, Options};
 use crate::progress::Progress;
 use crate::queue::{Push, Queue};
+use crate::queued::Queued;
 use crate::reader::Reader;
 use crate::record::Record;
 use crate::recovery::{Recovered, Recovery, Replay, Verdict, recover};
@@ -25,6 +26,9 @@ use crate::survey::Survey;
 use crate::sync::Mutex;
 use crate::writer::{Tail, install};
 use crate::{Lsn, MAX_RECORD, MIN_SEGMENT, names};
+
+/// The largest payload, in bytes, that the writer need not be told of at once.
+const QUIET_RECORD: usize = 16 << 10;
 
 /// An append log in a directory of its own.
 ///
@@ -91,14 +95,25 @@ impl Log {
     /// read, records enqueued before are not touched, and a later call succeeds when there is space again.
     /// [`Error::TooLarge`]; [`Error::Poisoned`] after a failed write or sync; [`Error::Closed`].
     pub fn append(&self, record: Record) -> Result<Lsn, Error> {
-        let bytes = record.payload().len();
-        if bytes > MAX_RECORD {
-            return Err(Error::TooLarge { bytes, limit: MAX_RECORD });
-        }
+        check_size(&record)?;
         match self.shared.mode {
             Mode::Threads => self.shared.queue.push(record),
             Mode::Inline => self.append_inline(record),
         }
+    }
+
+    /// The same for a caller that will wait for the record as soon as it has done something else, which must not be
+    /// waiting for the log: it can then [write](Queued::write) a small record itself.
+    ///
+    /// # Errors
+    /// As [`append`](Log::append).
+    pub fn enqueue(&self, record: Record) -> Result<Queued<'_>, Error> {
+        check_size(&record)?;
+        // A large one is better written while the caller does its something.
+        if self.shared.mode == Mode::Inline || record.payload().len() > QUIET_RECORD {
+            return Ok(Queued::announced(&self.shared, self.append(record)?));
+        }
+        Ok(Queued::new(&self.shared, self.shared.queue.push_quietly(record)?))
     }
 
     fn append_inline(&self, record: Record) -> Result<Lsn, Error> {
@@ -290,6 +305,11 @@ impl Shared {
     }
 }
 
+fn check_size(record: &Record) -> Result<(), Error> {
+    let bytes = record.payload().len();
+    if bytes > MAX_RECORD { Err(Error::TooLarge { bytes, limit: MAX_RECORD }) } else { Ok(()) }
+}
+
 fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<LockGuard, Error> {
     let path = dir.join(names::LOCK);
     match disk.lock(&path) {
@@ -358,6 +378,7 @@ fn assemble(
         policy: options.sync,
         retain: options.retain,
         mode: options.mode,
+        helpers: std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1),
         segment_capacity: options.segment_capacity(),
         queue: Queue::new(options.queue_bytes, options.spares, last, room, spares),
         progress: Progress::new(last),

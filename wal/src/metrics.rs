@@ -57,7 +57,7 @@ impl Histogram {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
     pub(crate) appends: AtomicU64,
     pub(crate) bytes: AtomicU64,
@@ -66,6 +66,25 @@ pub(crate) struct Counters {
     pub(crate) removed: AtomicU64,
     group_size: LiveHistogram,
     sync_micros: LiveHistogram,
+    recent_sync: AtomicU64,
+}
+
+/// No sync has been timed yet.
+const NONE: u64 = u64::MAX;
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            appends: AtomicU64::default(),
+            bytes: AtomicU64::default(),
+            rolls: AtomicU64::default(),
+            recycled: AtomicU64::default(),
+            removed: AtomicU64::default(),
+            group_size: LiveHistogram::default(),
+            sync_micros: LiveHistogram::default(),
+            recent_sync: AtomicU64::new(NONE),
+        }
+    }
 }
 
 impl Counters {
@@ -75,8 +94,20 @@ impl Counters {
         self.group_size.add(records);
     }
 
+    /// Counts a sync. One at a time.
     pub(crate) fn sync(&self, time: Duration) {
-        self.sync_micros.add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.sync_micros.add(micros);
+        let recent = match self.recent_sync.load(Relaxed) {
+            NONE => micros,
+            recent => (recent.saturating_mul(7) + micros) / 8,
+        };
+        self.recent_sync.store(recent, Relaxed);
+    }
+
+    /// How long syncs take these days, the last ones counting most; for ever before the first.
+    pub(crate) fn recent_sync(&self) -> Duration {
+        Duration::from_micros(self.recent_sync.load(Relaxed))
     }
 
     /// What is counted here; the caller adds what is read elsewhere.

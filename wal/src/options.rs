@@ -101,7 +101,7 @@ pub enum Mode {
     Inline,
 }
 
-/// Hears of every group, from the thread that wrote it, in log order, before any waiter is woken. It must be quick,
+/// Hears of every group, from the thread that wrote it (the writer's, or that of [`Queued::write`](crate::Queued::write)), in log order, before any waiter is woken. It must be quick,
 /// and must not wait for the log.
 pub trait Observer: Debug + Send + Sync + 'static {
     /// Everything up to and including `upto` is durable.

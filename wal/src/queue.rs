@@ -15,7 +15,7 @@ use super::frame::{TERMINATOR, stored_len};
 use super::header::SEGMENT_HEADER;
 use super::record::Record;
 use super::spare::Spare;
-use super::sync::{Condvar, Mutex, MutexGuard};
+use super::sync::{Condvar, Mutex};
 
 /// What the writer does next.
 #[derive(Debug)]
@@ -122,21 +122,35 @@ impl Queue {
     pub(crate) fn try_push(&self, record: &mut Option<Record>) -> Result<Push, Error> {
         let mut state = self.state.lock();
         let push = state.push(record, self.limit)?;
-        self.after(&state, &push);
+        self.feed(&state);
         Ok(push)
     }
 
     /// Takes the record in, waiting for the writer and the allocator as long as need be.
     pub(crate) fn push(&self, record: Record) -> Result<Lsn, Error> {
+        self.push_and(record, Self::wake_writer)
+    }
+
+    /// The same, and lets the writer sleep: the caller must see to it that the record is written, by
+    /// [`Queue::announce`] at the latest.
+    pub(crate) fn push_quietly(&self, record: Record) -> Result<Lsn, Error> {
+        self.push_and(record, |_, _| {})
+    }
+
+    fn push_and(&self, record: Record, then: impl FnOnce(&Self, &State)) -> Result<Lsn, Error> {
         let mut record = Some(record);
         let mut state = self.state.lock();
         let mut asked = None;
         loop {
             let push = state.push(&mut record, self.limit)?;
-            self.after(&state, &push);
             match push {
-                Push::Taken(lsn) => return Ok(lsn),
-                Push::Full => {}
+                Push::Taken(lsn) => {
+                    then(self, &state);
+                    self.feed(&state);
+                    return Ok(lsn);
+                }
+                // Those who have not announced theirs yet may be behind us.
+                Push::Full => self.wake_writer(&state),
                 Push::NoSpace(capacity) => self.ask(&mut state, capacity, &mut asked)?,
             }
             state.blocked += 1;
@@ -145,13 +159,25 @@ impl Queue {
         }
     }
 
-    fn after(&self, state: &MutexGuard<'_, State>, push: &Push) {
-        if !matches!(push, Push::Taken(_)) {
-            return;
-        }
-        if state.writer_idle {
+    /// Wakes the writer if it sleeps while there is something for it.
+    pub(crate) fn announce(&self) {
+        self.wake_writer(&self.state.lock());
+    }
+
+    /// True if one record is queued and the writer sleeps: whoever queued it may as well write it.
+    pub(crate) fn is_alone(&self) -> bool {
+        let state = self.state.lock();
+        state.records == 1 && state.writer_idle
+    }
+
+    fn wake_writer(&self, state: &State) {
+        if state.writer_idle && !state.entries.is_empty() {
             self.work.notify_one();
         }
+    }
+
+    /// Wakes the allocator if there are too few segments.
+    fn feed(&self, state: &State) {
         if state.hungry(self.spares) {
             self.supply.notify_one();
         }

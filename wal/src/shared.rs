@@ -1,8 +1,10 @@
 //! What the log's handle, its threads and its readers have in common.
 
 use std::fmt;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::Lsn;
 use crate::clock::Clock;
@@ -21,6 +23,9 @@ use crate::writer::Tail;
 /// How often the writer lets others run without anything having come before it stops waiting for more.
 const QUIET_YIELDS: usize = 3;
 
+/// Syncs up to this long are worth less than the two hand-overs between threads that they can do without.
+const QUICK_SYNC: Duration = Duration::from_micros(300);
+
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
@@ -28,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) policy: SyncPolicy,
     pub(crate) retain: Retain,
     pub(crate) mode: Mode,
+    /// Callers may write. On a single processor they would keep each other from forming groups.
+    pub(crate) helpers: bool,
     pub(crate) segment_capacity: u64,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
@@ -75,16 +82,39 @@ impl Shared {
     /// Writes what is queued on the caller's thread.
     pub(crate) fn drive(&self) -> Result<(), Error> {
         let mut tail = self.tail.lock();
-        let mut group = Vec::new();
-        while self.queue.take(&mut group) {
-            tail.commit(self, &mut group)?;
-        }
+        while tail.commit(self)? > 0 {}
         Ok(())
+    }
+
+    /// Sees to it that a record which the caller has queued is written: on this thread if nobody else has one and it
+    /// will not take long, by the writer otherwise. See `docs/adr/017-a-lone-commit-writes-for-itself.md`.
+    pub(crate) fn write_or_announce(&self) {
+        if self.is_quick()
+            && self.queue.is_alone()
+            && let Some(mut tail) = self.tail.try_lock()
+        {
+            let _guard = FailOnPanic(self);
+            // An error has poisoned the log and so reaches whoever waits. Anything that was queued meanwhile is announced
+            // by whoever queued it.
+            let _ = tail.commit(self);
+            return;
+        }
+        self.queue.announce();
+    }
+
+    /// True if the thread that commits is held up no longer than by waking another and being woken by it.
+    fn is_quick(&self) -> bool {
+        self.helpers
+            && match self.policy {
+                SyncPolicy::Always => self.counters.recent_sync() <= QUICK_SYNC,
+                // Somebody has to wake up in time for the sync.
+                SyncPolicy::Interval(_) => false,
+                SyncPolicy::Never => true,
+            }
     }
 
     /// The writer thread.
     pub(crate) fn write_until_ended(&self) {
-        let mut group = Vec::new();
         let mut expected = 0;
         loop {
             let patience = self.tail.lock().patience(self);
@@ -92,15 +122,14 @@ impl Shared {
             let done = match self.queue.wait(patience) {
                 Work::Queued => {
                     self.gather(expected);
-                    self.queue.take(&mut group);
-                    expected = group.len();
-                    self.tail.lock().commit(self, &mut group)
+                    self.tail.lock().commit(self)
                 }
-                Work::Idle => self.tail.lock().sync(self),
+                Work::Idle => self.tail.lock().sync(self).map(|()| 0),
                 Work::Ended => return,
             };
-            if done.is_err() {
-                return;
+            match done {
+                Ok(entries) => expected = entries,
+                Err(_) => return,
             }
         }
     }
@@ -166,9 +195,9 @@ impl fmt::Debug for LockGuard {
 
 /// Poisons the log if the thread that holds it panics: nobody may wait for a thread that is gone.
 #[derive(Debug)]
-pub(crate) struct FailOnPanic(pub(crate) Arc<Shared>);
+pub(crate) struct FailOnPanic<S: Deref<Target = Shared>>(pub(crate) S);
 
-impl Drop for FailOnPanic {
+impl<S: Deref<Target = Shared>> Drop for FailOnPanic<S> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let source = Arc::new(std::io::Error::other("a thread of the log panicked"));

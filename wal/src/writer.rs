@@ -35,6 +35,8 @@ pub(crate) struct Tail {
     synced: Lsn,
     synced_at: i64,
     buffer: Vec<u8>,
+    /// What is being written; empty in between.
+    group: Vec<Entry>,
     /// The last position that the segment remembers.
     noted: u64,
 }
@@ -42,8 +44,8 @@ pub(crate) struct Tail {
 impl Tail {
     /// Goes on at `offset` of a segment in which everything up to `next - 1` is synced.
     pub(crate) fn new(segment: Arc<Segment>, offset: u64, next: Lsn, now: i64) -> Self {
-        let buffer = Vec::new();
-        Self { segment, offset, next, synced: next - 1, synced_at: now, buffer, noted: offset }
+        let (buffer, group) = (Vec::new(), Vec::new());
+        Self { segment, offset, next, synced: next - 1, synced_at: now, buffer, group, noted: offset }
     }
 
     /// Everything up to here survives a power cut.
@@ -51,9 +53,18 @@ impl Tail {
         self.synced
     }
 
-    /// Writes a group and does with it what the policy says. On an error the log has been poisoned.
-    pub(crate) fn commit(&mut self, log: &Shared, group: &mut Vec<Entry>) -> Result<(), Error> {
-        self.unless_failed(log, |tail| tail.commit_group(log, group))
+    /// Takes all that is queued as one group, writes it and does with it what the policy says. Returns how many entries
+    /// there were. On an error the log has been poisoned.
+    pub(crate) fn commit(&mut self, log: &Shared) -> Result<usize, Error> {
+        let mut group = std::mem::take(&mut self.group);
+        if !log.queue.take(&mut group) {
+            return Ok(0);
+        }
+        let entries = group.len();
+        let done = self.unless_failed(log, |tail| tail.commit_group(log, &mut group));
+        group.clear();
+        self.group = group;
+        done.map(|()| entries)
     }
 
     /// Syncs what has been written. On an error the log has been poisoned.

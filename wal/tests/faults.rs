@@ -5,6 +5,8 @@ mod common;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use common::{Story, inline, open, payload, threaded, try_open};
 use kalamdb_wal::sim::{Crash, Fault, Operation, SimDisk};
@@ -82,6 +84,75 @@ fn record(n: u64) -> Record {
 fn commit(log: &Log, n: u64) {
     let lsn = log.append(record(n)).expect("appends");
     log.wait_durable(lsn).expect("durable");
+}
+
+fn enqueue(log: &Log, n: u64) -> Lsn {
+    let queued = log.enqueue(record(n)).expect("enqueues");
+    let lsn = queued.lsn();
+    queued.write();
+    lsn
+}
+
+/// Commits up to `commits` records one after the other; true as soon as this thread has synced one of them. A sync takes
+/// at least `latency`.
+fn writes_itself(log: &Log, disk: &SimDisk, commits: u64, latency: Duration) -> bool {
+    let me = thread::current().id();
+    let mine = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&mine);
+    disk.set_hook(move |operation, _: &Path| {
+        if operation == Operation::Sync {
+            thread::sleep(latency);
+            noted.fetch_or(thread::current().id() == me, Ordering::SeqCst);
+        }
+    });
+    (0..commits).any(|n| {
+        log.wait_durable(enqueue(log, n)).expect("durable");
+        mine.load(Ordering::SeqCst)
+    })
+}
+
+fn may_write_itself() -> bool {
+    thread::available_parallelism().is_ok_and(|processors| processors.get() > 1)
+}
+
+#[test]
+fn a_caller_alone_writes_its_record_itself() {
+    let disk = SimDisk::new();
+    let (log, ..) = open(&disk, threaded());
+    assert_eq!(writes_itself(&log, &disk, 10_000, Duration::ZERO), may_write_itself());
+}
+
+#[test]
+fn where_syncs_are_slow_the_writer_makes_all_of_them() {
+    let disk = SimDisk::new();
+    let (log, ..) = open(&disk, threaded());
+    assert!(!writes_itself(&log, &disk, 50, Duration::from_millis(1)));
+}
+
+#[test]
+fn a_record_that_is_enqueued_and_forgotten_is_written_all_the_same() {
+    let disk = SimDisk::new();
+    let (log, ..) = open(&disk, threaded());
+    for n in 1..=100 {
+        let lsn = log.enqueue(record(n)).expect("enqueues").lsn();
+        log.wait_durable(lsn).expect("durable");
+    }
+}
+
+#[test]
+fn a_failure_that_a_caller_meets_is_everybodys() {
+    let disk = SimDisk::new();
+    let witness = Arc::new(Witness::default());
+    let (log, ..) = open(&disk, Options { observer: Some(witness.clone()), ..threaded() });
+    if !writes_itself(&log, &disk, 10_000, Duration::ZERO) {
+        return;
+    }
+    disk.inject(Fault::next_on(Operation::Sync, ".wal"));
+    let lsn = enqueue(&log, 1);
+    assert!(matches!(log.wait_durable(lsn), Err(Error::Poisoned { .. })));
+    assert!(matches!(log.enqueue(record(2)), Err(Error::Poisoned { .. })));
+    assert!(witness.failed.load(Ordering::SeqCst));
+    assert!(log.durable() < lsn && matches!(log.close(), Err(Error::Poisoned { .. })));
 }
 
 #[test]
@@ -298,7 +369,10 @@ fn no_answer_precedes_its_sync() {
             let (log, disk) = (&log, &disk);
             scope.spawn(move || {
                 for n in 0..25 {
-                    let lsn = log.append(record(w * 1000 + n)).expect("appends");
+                    let lsn = match (w + n) % 2 {
+                        0 => log.append(record(w * 1000 + n)).expect("appends"),
+                        _ => enqueue(log, w * 1000 + n),
+                    };
                     log.wait_durable(lsn).expect("durable");
                     // A power cut right after the answer.
                     let found = open(&disk.fork().crash(Crash::LoseUnsynced), inline()).1;

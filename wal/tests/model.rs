@@ -48,6 +48,9 @@ mod sync {
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             self.0.lock().expect("unpoisoned")
         }
+        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            self.0.try_lock().ok()
+        }
     }
 
     #[derive(Debug)]
@@ -127,28 +130,62 @@ fn full() -> Error {
 struct Model {
     queue: Queue,
     progress: Progress,
+    /// How far the log is written. Who holds it writes.
+    tail: sync::Mutex<Lsn>,
 }
 
 impl Model {
     fn new(limit: usize, room: u64, ready: Vec<Spare>) -> Arc<Self> {
-        Arc::new(Self { queue: Queue::new(limit, 0, 0, room, ready), progress: Progress::new(0) })
+        let queue = Queue::new(limit, 0, 0, room, ready);
+        Arc::new(Self { queue, progress: Progress::new(0), tail: sync::Mutex::new(0) })
     }
 
     /// What the writer thread does, less the disk: takes groups, checks their order, publishes.
     fn write(&self, fail_at: Option<Lsn>) {
-        let mut written = 0;
-        let mut group = Vec::new();
         while self.queue.wait(None) == Work::Queued {
-            self.queue.take(&mut group);
-            written += group.drain(..).filter(|e| matches!(e, Entry::Record(_))).count() as u64;
+            let mut tail = self.tail.lock();
+            let written = *tail + self.take();
             if fail_at.is_some_and(|at| written >= at) {
                 self.queue.end(Error::Closed, true);
                 self.progress.end(Error::Closed);
                 return;
             }
-            self.progress.advance(written);
+            self.publish(&mut tail, written);
         }
         self.progress.end(Error::Closed);
+    }
+
+    fn take(&self) -> u64 {
+        let mut group = Vec::new();
+        self.queue.take(&mut group);
+        group.iter().filter(|e| matches!(e, Entry::Record(_))).count() as u64
+    }
+
+    fn publish(&self, tail: &mut Lsn, written: Lsn) {
+        assert!(*tail <= written, "groups are written out of order");
+        if *tail < written {
+            *tail = written;
+            self.progress.advance(written);
+        }
+    }
+
+    /// What a caller does that may write its own record, less the disk.
+    fn write_or_announce(&self) {
+        if self.queue.is_alone()
+            && let Some(mut tail) = self.tail.try_lock()
+        {
+            let written = *tail + self.take();
+            self.publish(&mut tail, written);
+            return;
+        }
+        self.queue.announce();
+    }
+
+    fn commit_quietly(&self) -> Lsn {
+        let lsn = self.queue.push_quietly(Record::new(Vec::new())).expect("taken");
+        self.write_or_announce();
+        self.progress.wait_blocking(lsn).expect("durable");
+        lsn
     }
 
     fn commit(&self) -> Result<Lsn, Error> {
@@ -202,6 +239,28 @@ fn two_writers_are_both_answered_with_numbers_of_their_own() {
         model.queue.end(Error::Closed, false);
         writer.join().expect("ends");
     });
+}
+
+#[test]
+fn what_a_caller_does_not_write_itself_the_writer_does() {
+    for quiet in [true, false] {
+        explore(move || {
+            let model = Model::new(1 << 20, 1 << 20, Vec::new());
+            let writer = thread::spawn({
+                let m = Arc::clone(&model);
+                move || m.write(None)
+            });
+            let other = thread::spawn({
+                let m = Arc::clone(&model);
+                move || if quiet { m.commit_quietly() } else { m.commit().expect("committed") }
+            });
+            let mine = model.commit_quietly();
+            let theirs = other.join().expect("ends");
+            assert_eq!(mine + theirs, 3, "{mine} and {theirs}");
+            model.queue.end(Error::Closed, false);
+            writer.join().expect("ends");
+        });
+    }
 }
 
 #[test]

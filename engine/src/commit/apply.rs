@@ -41,7 +41,9 @@ pub(crate) fn apply(
     if prepared.iter().zip(&replaced).any(|(p, replaced)| p.replaced != *replaced) {
         return Ok(None);
     }
-    let (seq, answer) = database.sequencer().begin(|| Ok(database.log().append(record)?))?;
+    let mut queued = None;
+    let (seq, answer) =
+        database.sequencer().begin(|| Ok(queued.insert(database.log().enqueue(record)?).lsn()))?;
     let mut promise = Promise { seq, kept: false };
     let horizon = database.horizon();
     for ((prepared, version), replaced) in prepared.iter().zip(&versions).zip(&replaced) {
@@ -61,6 +63,9 @@ pub(crate) fn apply(
     let changes = prepared.iter().map(Prepared::change).collect();
     database.sequencer().applied_commit(Arc::new(Commit { seq, time_us, changes }));
     promise.kept = true;
+    if let Some(queued) = queued {
+        queued.write();
+    }
     Ok(Some((seq, answer)))
 }
 
