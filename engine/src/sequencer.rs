@@ -1,6 +1,6 @@
 //! The order of commits: gives each its sequence, and makes it visible once it is both applied and durable.
 //!
-//! A commit is enqueued in the log, then applied to memory, while the log writes and syncs it on its own thread; the two
+//! A commit is enqueued in the log, then applied to memory, while the log may write and sync it on another thread; the two
 //! end in either order. Commits become visible strictly in sequence: `visible` moves over the longest prefix of commits
 //! that are applied and durable, and with each step the commit goes to the feed and its committer is answered.
 
@@ -20,8 +20,8 @@ pub type Answer = oneshot::Receiver<Result<()>>;
 /// See the module.
 #[derive(Debug)]
 pub struct Sequencer {
-    /// Held while a record is enqueued, so that `pending` has the log's order. Never taken by the log's thread: an
-    /// append may wait for that thread.
+    /// Held while a record is enqueued, so that `pending` has the log's order. Never taken by whoever writes the log: an
+    /// append may wait for it.
     order: Mutex<()>,
     state: Mutex<State>,
     /// Every commit up to this one is applied to memory.

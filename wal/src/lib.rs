@@ -1,8 +1,8 @@
 //! A segmented, group-committed append log with exact recovery and tailing readers.
 //!
-//! Records are opaque bytes, numbered 1, 2, 3, ... without gaps. One writer thread owns the end of the log: whatever
-//! is queued while one sync runs goes out as the next group, with one write and one `fdatasync`, and every waiter
-//! hears when *its* record is durable. The bytes on disk are described in `docs/log-format.md` and in the headers of
+//! Records are opaque bytes, numbered 1, 2, 3, ... without gaps. The end of the log has one owner at a time, a
+//! thread of its own or a caller that is alone: whatever is queued while one sync runs goes out as the next group, with
+//! one write and one `fdatasync`, and every waiter hears when *its* record is durable. The bytes on disk are described in `docs/log-format.md` and in the headers of
 //! the modules that write them (`header`, `frame`, `mark`).
 //!
 //! What it promises:
