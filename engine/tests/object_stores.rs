@@ -44,10 +44,6 @@ impl Stores for Only {
         let spool = Spool::new(self.local.clone(), spool)?;
         Ok(Arc::new(ObjectDisk::new(self.store.clone(), "below", mounted, spool)?))
     }
-
-    fn names(&self) -> Vec<String> {
-        vec![STORE.to_owned()]
-    }
 }
 
 #[derive(Debug)]
@@ -72,10 +68,6 @@ impl Stores for RealS3 {
         let location = S3Location { bucket: "kalamdb".into(), prefix: self.prefix.clone() };
         let local: Arc<dyn Disk> = Arc::new(RealDisk);
         location.open(&self.credentials(), &local, mounted, spool)
-    }
-
-    fn names(&self) -> Vec<String> {
-        vec![STORE.to_owned()]
     }
 }
 

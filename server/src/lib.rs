@@ -20,7 +20,6 @@ mod peer;
 mod private_file;
 mod serve;
 mod shutdown;
-#[cfg(feature = "object-stores")]
 mod stores;
 
 use std::ffi::OsString;

@@ -11,7 +11,7 @@ use crate::config::{Config, Loaded, Shown};
 use crate::http::{self, App, Shared};
 use crate::logging::announce;
 use crate::shutdown::{self, Shutdown};
-use crate::{bootstrap, listener, logging, os};
+use crate::{bootstrap, listener, logging, os, stores};
 
 /// Time for closing the database after the last statement.
 const CLOSING: Duration = Duration::from_secs(30);
@@ -110,10 +110,7 @@ fn options(loaded: &Loaded) -> Options {
     options.live.heartbeat = config.live.heartbeat.0;
     options.live.queue_bytes = config.live.queue.bytes();
     config.storage.apply(&mut options.engine);
-    #[cfg(feature = "object-stores")]
-    {
-        options.engine.stores = std::sync::Arc::new(crate::stores::EnvironmentStores);
-    }
+    options.engine.stores = stores::configured();
     options.engine.retain.age = config.live.retention.0;
     options.engine.retain.bytes = config.live.retention_bytes.0;
     let setting = |Shown { name, value, source }| Setting { name, value, source };

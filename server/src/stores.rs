@@ -12,9 +12,13 @@ use std::sync::Arc;
 use kalamdb_sql::engine::store::{Credentials, S3Location, Stores};
 use kalamdb_sql::engine::{Disk, RealDisk};
 
-/// See the module.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct EnvironmentStores;
+/// The stores that the environment has credentials for.
+pub(crate) fn configured() -> Arc<dyn Stores> {
+    Arc::new(EnvironmentStores)
+}
+
+#[derive(Debug)]
+struct EnvironmentStores;
 
 impl Stores for EnvironmentStores {
     fn open(&self, name: &str, mounted: &Path, spool: &Path) -> io::Result<Arc<dyn Disk>> {

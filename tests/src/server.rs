@@ -20,6 +20,7 @@ pub const PASSWORD: &str = "correct horse battery staple";
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     settings: Vec<String>,
+    environment: Vec<(String, String)>,
     generated_password: bool,
     same_port: bool,
 }
@@ -29,6 +30,13 @@ impl Options {
     #[must_use]
     pub fn set(mut self, setting: &str) -> Self {
         self.settings.push(setting.into());
+        self
+    }
+
+    /// A variable of the server's environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -116,6 +124,7 @@ impl Server {
             command.args(["--set", setting]);
         }
         without_settings(&mut command);
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         if !self.options.generated_password {
             command.env("KALAMDB_ROOT_PASSWORD", PASSWORD);
         }

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::manifest::FILE_NAME;
 use crate::pack;
 use crate::partition::is_data_file;
+use crate::store::{Stores, Volumes};
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,9 +106,10 @@ pub struct RepairReport {
 /// Looks a closed database over and changes nothing.
 ///
 /// # Errors
-/// [`Error::Locked`] if a server runs on it; an I/O error, which says nothing about the contents.
-pub fn check(dir: &Path) -> Result<CheckReport> {
-    check_on(&RealDisk, dir)
+/// [`Error::Locked`] if a server runs on it; an I/O error, which says nothing about the contents, also if a store that
+/// tables were in cannot be reached.
+pub fn check(dir: &Path, stores: Arc<dyn Stores>) -> Result<CheckReport> {
+    check_on(&Volumes::new(Arc::new(RealDisk), dir, stores), dir)
 }
 
 /// The same on any disk.
@@ -122,9 +124,10 @@ pub fn check_on(disk: &dyn Disk, dir: &Path) -> Result<CheckReport> {
 /// Rebuilds the manifests of a closed database that are missing or damaged from what the segments say of themselves.
 ///
 /// # Errors
-/// [`Error::Locked`] if a server runs on it; an I/O error.
-pub fn repair(dir: &Path) -> Result<RepairReport> {
-    repair_on(&(Arc::new(RealDisk) as Arc<dyn Disk>), &kalamdb_wal::SystemClock, dir)
+/// [`Error::Locked`] if a server runs on it; an I/O error, as of [`check`].
+pub fn repair(dir: &Path, stores: Arc<dyn Stores>) -> Result<RepairReport> {
+    let disk: Arc<dyn Disk> = Arc::new(Volumes::new(Arc::new(RealDisk), dir, stores));
+    repair_on(&disk, &kalamdb_wal::SystemClock, dir)
 }
 
 /// The same on any disk.

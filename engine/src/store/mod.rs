@@ -23,7 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kalamdb_wal::{DirEntry, Disk, DiskFile};
+use kalamdb_wal::{DirEntry, Disk, DiskFile, durable};
 use parking_lot::Mutex;
 
 pub use location::S3Location;
@@ -44,11 +44,6 @@ pub trait Stores: Debug + Send + Sync + 'static {
     /// # Errors
     /// Whatever keeps it from being used, in words that say what to configure. Asked again the next time.
     fn open(&self, name: &str, mounted: &Path, spool: &Path) -> io::Result<Arc<dyn Disk>>;
-
-    /// The stores that are listed beside local directories, for tools that go through all files.
-    fn names(&self) -> Vec<String> {
-        Vec::new()
-    }
 }
 
 /// There are none.
@@ -72,7 +67,8 @@ pub(crate) fn is_mounted(path: &str) -> bool {
     path.starts_with(MOUNT)
 }
 
-/// The local disk with object stores mounted below one of its directories.
+/// The local disk with object stores mounted below one of its directories. A store that was ever used is listed there, for
+/// tools that go through all files: it has a directory in the spool, which is how they know.
 #[derive(Debug)]
 pub struct Volumes {
     local: Arc<dyn Disk>,
@@ -99,7 +95,9 @@ impl Volumes {
         let name = mount.strip_prefix(MOUNT).and_then(from_path_component);
         let name =
             name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not the name of a store"))?;
-        let disk = self.stores.open(&name, &self.tables.join(mount), &self.spool.join(mount))?;
+        let spool = self.spool.join(mount);
+        let disk = self.stores.open(&name, &self.tables.join(mount), &spool)?;
+        durable::create_dir(&*self.local, &spool).map_err(io::Error::other)?;
         open.insert(mount.to_owned(), disk.clone());
         Ok(disk)
     }
@@ -143,8 +141,12 @@ impl Disk for Volumes {
         if path != self.tables {
             return self.disk(path)?.read_dir(path);
         }
-        let mounts = self.stores.names().into_iter().map(|name| mount_of(&name));
-        let mounts: Vec<DirEntry> = mounts.map(|name| DirEntry { name, is_dir: true }).collect();
+        let mut mounts = match self.local.read_dir(&self.spool) {
+            // None was ever used.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.local.read_dir(path),
+            entries => entries?,
+        };
+        mounts.retain(|entry| is_mounted(&entry.name));
         match self.local.read_dir(path) {
             // No local table has a file yet.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !mounts.is_empty() => Ok(mounts),

@@ -7,6 +7,8 @@ use clap::Args;
 use kalamdb_sql::engine::LogVerdict as Verdict;
 use kalamdb_sql::engine::offline;
 
+use crate::stores;
+
 /// Arguments of `kalamdb check`.
 #[derive(Args)]
 pub(crate) struct CheckArgs {
@@ -27,7 +29,7 @@ const DAMAGE: u8 = 2;
 /// Verifies log, manifests, segments and delete vectors, and changes nothing. Exit code 0 if all is as it was written, 1
 /// if only the last write to the log was cut short, 2 for damage.
 pub(crate) fn check(args: &CheckArgs) -> ExitCode {
-    let report = match offline::check(&args.dir) {
+    let report = match offline::check(&args.dir, stores::configured()) {
         Ok(report) => report,
         Err(error) => return failed(&error),
     };
@@ -61,7 +63,7 @@ pub(crate) fn check(args: &CheckArgs) -> ExitCode {
 
 /// Rebuilds manifests from segments. Exit code 0 if nothing is left to mend, 2 otherwise.
 pub(crate) fn repair(args: &RepairArgs) -> ExitCode {
-    let report = match offline::repair(&args.dir) {
+    let report = match offline::repair(&args.dir, stores::configured()) {
         Ok(report) => report,
         Err(error) => return failed(&error),
     };
