@@ -48,6 +48,8 @@ pub struct Config {
     pub retry_after: Duration,
     /// How long a partition stays loaded that nobody uses and that has nothing in memory only.
     pub evict_after: Duration,
+    /// Bytes of decoded columns that are kept for reads of single rows of segments.
+    pub page_bytes: usize,
     /// Bytes that loaded partitions may take beside hot rows; above, the longest unused are evicted at once.
     pub loaded_bytes: usize,
 }
@@ -91,6 +93,7 @@ impl Config {
             compaction: CompactionConfig::default(),
             retry_after: Duration::from_secs(1),
             evict_after: Duration::from_secs(60),
+            page_bytes: 64 << 20,
             loaded_bytes: 256 << 20,
         }
     }

@@ -26,6 +26,7 @@ use crate::ids::{PartitionId, Seq, TableId, UserId};
 use crate::pack::{self, PackSlot};
 use crate::partition::Partition;
 use crate::purge::Purge;
+use crate::segment::PageCache;
 use crate::sequencer::Sequencer;
 use crate::snapshot::{Registry, Snapshot};
 use crate::snowflake::Snowflakes;
@@ -48,6 +49,7 @@ pub struct Database {
     pub(crate) partitions: RwLock<HashMap<PartitionId, Slot>>,
     /// Of USER tables, as far as they were asked for.
     pub(crate) packs: RwLock<HashMap<TableId, PackSlot>>,
+    pub(crate) pages: Arc<PageCache>,
     hot: Hot,
     /// Read while files are being changed; true once the database closes.
     closing: tokio::sync::RwLock<bool>,
@@ -98,6 +100,7 @@ impl Database {
         Self {
             snowflakes: Snowflakes::new(config.node_id),
             streams: Arc::new(Streams::new(config.stream_bytes)),
+            pages: Arc::new(PageCache::new(config.page_bytes)),
             config,
             catalog: ArcSwap::from_pointee(parts.catalog),
             ddl: tokio::sync::Mutex::default(),

@@ -112,7 +112,7 @@ fn is_on_disk(partition: &Partition, horizon: Seq) -> bool {
     let version = partition.version();
     version.first_unflushed().is_none()
         && version.frozen.is_none()
-        && partition.damage.get().is_none()
+        && partition.shared.damage.get().is_none()
         && partition.leftovers.lock().is_empty()
         // Somebody still reads a segment that was replaced: loading would take its file for an orphan.
         && Arc::strong_count(&partition.trash) == 1

@@ -253,9 +253,9 @@ fn prepare(
         flushed_seq: 0,
     });
     manifest.segments.push(meta.clone());
-    let (id, disk, damage) = (partition.id.clone(), database.disk().clone(), partition.damage.clone());
+    let (id, disk, shared) = (partition.id.clone(), database.disk().clone(), partition.shared.clone());
     let (schema, dir) = (table.schema.clone(), &partition.dir);
-    let segment = Arc::new(Segment::new(meta, schema, Marks::default(), id, dir, disk, damage));
+    let segment = Arc::new(Segment::new(meta, schema, Marks::default(), id, dir, disk, shared));
     let SortedRows { live, tombstones, superseded, first_tombstone } = sorted;
     let moved = Moved {
         segment: segment.clone(),

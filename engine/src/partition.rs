@@ -22,7 +22,7 @@ use crate::ids::{PartitionId, Seq};
 use crate::manifest::{self, Manifest, SegmentMeta};
 use crate::marks::Marks;
 use crate::memtable::Memtable;
-use crate::segment::{Damage, Segment, Trash};
+use crate::segment::{Damage, PageCache, Segment, Shared, Trash};
 use crate::snapshot::Snapshot;
 use crate::unread::Unread;
 
@@ -97,8 +97,8 @@ pub struct Partition {
     pub needed_marks: AtomicU64,
     /// Removes the files of replaced segments.
     pub trash: Arc<Trash>,
-    /// Set once a file turns out not to be what was written: the partition is closed then.
-    pub damage: Damage,
+    /// Its damage is set once a file turns out not to be what was written: the partition is closed then.
+    pub shared: Shared,
     /// The id of the next segment file. An attempt that failed has used its id up: whether the disk's manifest names
     /// its files is not known, so they must not be touched.
     pub next_segment: AtomicU64,
@@ -124,6 +124,7 @@ impl Partition {
         id: PartitionId,
         dir: PathBuf,
         disk: &Arc<dyn Disk>,
+        pages: &Arc<PageCache>,
         catalog: &Catalog,
         schema_version: u32,
         now: i64,
@@ -142,15 +143,15 @@ impl Partition {
             return Err(damaged(format!("{} belongs to another partition", manifest::FILE_NAME)));
         }
         let stays = remove_orphans(disk.as_ref(), &dir, &manifest);
-        let damage = Damage::default();
+        let shared = Shared { damage: Damage::default(), pages: pages.clone() };
         let segments = manifest.segments.iter().map(|meta| {
             check_size(disk.as_ref(), &dir, meta).map_err(|e| e.of(&id))?;
             let marks = load_marks(disk.as_ref(), &dir, meta).map_err(|e| e.of(&id))?;
             let schema = catalog.schema_at(id.table, meta.schema_version).cloned().ok_or_else(|| {
                 damaged(format!("{}: schema version {} is not known", meta.path, meta.schema_version))
             })?;
-            let (id, disk, damage) = (id.clone(), disk.clone(), damage.clone());
-            Ok(Arc::new(Segment::new(meta.clone(), schema, marks, id, &dir, disk, damage)))
+            let (id, disk, shared) = (id.clone(), disk.clone(), shared.clone());
+            Ok(Arc::new(Segment::new(meta.clone(), schema, marks, id, &dir, disk, shared)))
         });
         let version = Version {
             segments: segments.collect::<Result<_>>()?,
@@ -164,7 +165,7 @@ impl Partition {
             compacting: tokio::sync::Mutex::new(()),
             needed_marks: AtomicU64::new(Seq::MAX),
             trash: Arc::new(Trash::new(disk.clone())),
-            damage,
+            shared,
             // The newest segment in the directory must be one that a manifest named: see `offline::repair`.
             next_segment: AtomicU64::new(version.manifest.next_segment_id.max(stays + 1)),
             leftovers: Mutex::default(),
@@ -203,7 +204,7 @@ impl Partition {
             let reason = "its rows were purged".to_owned();
             return Err(Error::PartitionDamaged { partition: self.id.clone(), reason });
         }
-        match self.damage.get() {
+        match self.shared.damage.get() {
             None => Ok(()),
             Some(reason) => {
                 Err(Error::PartitionDamaged { partition: self.id.clone(), reason: reason.clone() })

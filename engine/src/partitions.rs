@@ -133,7 +133,8 @@ impl Database {
         let (dir, now) = (self.partition_dir(table, id), self.clock().now_micros());
         // Not the statement's: segments may be newer than that.
         let catalog = self.catalog();
-        let partition = Partition::load(id.clone(), dir, self.disk(), &catalog, table.schema.version(), now)?;
+        let version = table.schema.version();
+        let partition = Partition::load(id.clone(), dir, self.disk(), &self.pages, &catalog, version, now)?;
         let manifest = &partition.version().manifest;
         // New commits would get numbers that the manifest says it has.
         if manifest.flushed_seq > self.visible() {

@@ -14,6 +14,10 @@ use crate::project::{Source, source};
 use crate::types::TIMEZONE;
 use crate::view::{ChunkView, PartitionView, RowsChunk, SegmentChunk};
 
+/// Up to this many rows of a chunk are read by pages that are kept. For more, reading what lies between them costs less than
+/// looking each of them up, and would push the pages out that are worth keeping.
+const FEW_ROWS: usize = 16;
+
 /// Rows of one chunk.
 #[derive(Debug)]
 pub struct Picked {
@@ -110,6 +114,11 @@ fn from_memory(chunk: &RowsChunk, rows: &[u32], columns: &[usize]) -> Result<Vec
 
 /// The columns of a file at `roots`, in that order, of some of its rows.
 fn read_rows(chunk: &SegmentChunk, rows: &[u32], roots: &[usize]) -> Result<Vec<ArrayRef>> {
+    if rows.len() <= FEW_ROWS
+        && let Some(columns) = chunk.segment.few_rows(rows, roots)?
+    {
+        return Ok(columns);
+    }
     let failed = |e: &dyn std::fmt::Display| Error::internal("read rows of a segment", e);
     let loaded = chunk.segment.load()?;
     let (groups, selection) = selected(&loaded.parquet, rows);

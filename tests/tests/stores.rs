@@ -5,8 +5,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kalamdb_tests::command::Command;
-use kalamdb_tests::server::{Options, Server};
+use kalamdb_tests::{Command, Options, Server};
 use serde_json::json;
 
 /// The environment of a server, and of commands, that may use the store.

@@ -105,8 +105,8 @@ fn prepare(
     let meta = writer.finish(place)?;
     made.push(meta.path.clone());
     manifest.segments.push(meta.clone());
-    let (id, dir, damage) = (partition.id.clone(), &partition.dir, partition.damage.clone());
-    let segment = Segment::new(meta, schema, Marks::default(), id, dir, disk.clone(), damage);
+    let (id, dir, shared) = (partition.id.clone(), &partition.dir, partition.shared.clone());
+    let segment = Segment::new(meta, schema, Marks::default(), id, dir, disk.clone(), shared);
     Ok(Prepared { manifest, segment: Arc::new(segment), moved })
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use arrow::array::ArrayRef;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -17,6 +18,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 
 use super::Trash;
 use super::find::{GroupIndex, KeyBlock, unhex};
+use super::pages::{Page, PageCache};
 use crate::error::{Error, Result};
 use crate::ids::PartitionId;
 use crate::manifest::SegmentMeta;
@@ -29,6 +31,15 @@ use crate::unread::{Once, Unread};
 /// Why a partition is closed; shared by its segments, set by the first that finds itself damaged.
 pub type Damage = Arc<OnceLock<String>>;
 
+/// What the segments of a partition share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Set once one of them turns out not to be what was written.
+    pub damage: Damage,
+    /// With all segments of the database.
+    pub pages: Arc<PageCache>,
+}
+
 /// One Parquet file of a partition, with the marks of its superseded rows.
 #[derive(Debug)]
 pub struct Segment {
@@ -40,7 +51,9 @@ pub struct Segment {
     /// Rows superseded or deleted since the file was written.
     pub marks: Marks,
     loaded: Once<Loaded>,
-    damage: Damage,
+    shared: Shared,
+    /// The segment's number among those that share pages.
+    number: u64,
     /// Where its rows went, once a compaction replaced it. Set under the partition's commit lock.
     relocated: OnceLock<Relocated>,
     pub(super) min_key: Vec<u8>,
@@ -87,13 +100,28 @@ impl Segment {
         partition: PartitionId,
         dir: &Path,
         disk: Arc<dyn Disk>,
-        damage: Damage,
+        shared: Shared,
     ) -> Self {
         let path = dir.join(&meta.path);
         let key = |text: &str| schema.keys().normal_key(unhex(text));
         let (min_key, max_key) = (key(&meta.min_key), key(&meta.max_key));
         let (loaded, keys, relocated) = (Once::default(), Mutex::default(), OnceLock::new());
-        Self { meta, schema, partition, path, disk, marks, loaded, damage, relocated, min_key, max_key, keys }
+        let number = shared.pages.number();
+        Self {
+            meta,
+            schema,
+            partition,
+            path,
+            disk,
+            marks,
+            loaded,
+            shared,
+            number,
+            relocated,
+            min_key,
+            max_key,
+            keys,
+        }
     }
 
     /// Where its rows went, if it was replaced.
@@ -123,8 +151,18 @@ impl Segment {
     /// Closes the partition.
     pub(crate) fn damaged(&self, reason: impl std::fmt::Display) -> Error {
         let reason = format!("{}: {reason}", self.meta.path);
-        self.damage.get_or_init(|| reason.clone());
+        self.shared.damage.get_or_init(|| reason.clone());
         Error::PartitionDamaged { partition: self.partition.clone(), reason }
+    }
+
+    /// The values of a page, if they were read lately.
+    pub(crate) fn kept_page(&self, page: Page) -> Option<ArrayRef> {
+        self.shared.pages.get(self.number, page)
+    }
+
+    /// Keeps the values of a page for whoever reads another row of it.
+    pub(crate) fn keep_page(&self, page: Page, values: ArrayRef) {
+        self.shared.pages.keep(self.number, page, values);
     }
 
     /// What the manifest says of it.
@@ -232,6 +270,7 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
+        self.shared.pages.forget(self.number);
         if let Some(relocated) = self.relocated.get() {
             relocated.trash.remove(&self.path);
         }
