@@ -10,6 +10,7 @@
 pub mod config;
 pub mod units;
 
+mod again;
 mod bootstrap;
 mod cli;
 mod http;

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::again::Again;
 use crate::http::Shared;
 use crate::os;
 use crate::peer::Watched;
@@ -70,7 +71,7 @@ pub(crate) async fn serve(listener: TcpListener, app: Shared, router: Router) ->
             if let Ok(Ok(http2)) = speaks {
                 let stream = TokioIo::new(Watched::new(stream));
                 let connection = builders.of(http2).serve_connection(stream, service).into_owned();
-                if let Err(error) = watcher.watch(connection).await {
+                if let Err(error) = Again::new(watcher.watch(connection)).await {
                     tracing::debug!(error, "a connection ended early");
                 }
             }
