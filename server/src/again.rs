@@ -127,10 +127,11 @@ mod tests {
     #[test]
     fn a_wake_from_outside_is_the_tasks() {
         let (task, kept) = (Arc::new(Task::default()), Mutex::new(None::<Waker>));
-        let mut future = pin!(Again::new(poll_fn(|cx| match kept.lock().unwrap().replace(cx.waker().clone()) {
-            None => Poll::Pending,
-            Some(_) => Poll::Ready(()),
-        })));
+        let mut future =
+            pin!(Again::new(poll_fn(|cx| match kept.lock().unwrap().replace(cx.waker().clone()) {
+                None => Poll::Pending,
+                Some(_) => Poll::Ready(()),
+            })));
         assert!(poll(future.as_mut(), &task).is_pending());
         assert_eq!(task.0.load(Ordering::SeqCst), 0);
         let waker = kept.lock().unwrap().clone().unwrap();

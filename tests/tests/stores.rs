@@ -3,7 +3,7 @@
 //! `KALAMDB_TEST_S3` names the server, say `http://127.0.0.1:8333`; it has to take the key `kalam` with the secret
 //! `kalam-secret` and to have a bucket `kalamdb`. Without it the test says that it was skipped.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::process;
 
 use kalamdb_tests::{Command, Options, Server};
 use serde_json::json;
@@ -32,7 +32,11 @@ fn a_table_in_a_bucket_survives_what_a_local_one_does() {
     let mut server = Server::start_with(options);
     let root = server.root();
     // A prefix of its own, so that runs do not meet.
-    let prefix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
+    let prefix = format!(
+        "{}-{}",
+        process::id(),
+        server.data().ancestors().nth(1).unwrap().file_name().unwrap().to_str().unwrap()
+    );
     let location = |name: &str, credentials: &str, bucket: &str| {
         format!(
             "INSERT INTO system.storage_locations (location_name, location_type, path, credentials_ref) \

@@ -3,6 +3,7 @@
 //! Ids and identity are bound to a statement, because what they say depends on its session and database. `CURRENT_USER` and
 //! `CURRENT_ROLE` are constants while a statement runs; the ids are new for every row.
 
+mod bounded;
 mod checked;
 mod constants;
 mod defaults;
@@ -27,6 +28,7 @@ use crate::auth::Identity;
 use crate::instance::Instance;
 use crate::statement::StatementContext;
 
+pub(crate) use bounded::bound_functions;
 pub(crate) use checked::{CheckedAvg, CheckedOperators, ExactSum};
 pub(crate) use constants::FittingConstants;
 pub(crate) use defaults::{

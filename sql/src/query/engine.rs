@@ -25,7 +25,7 @@ use crate::dml::Turns;
 use crate::error::{Error, ErrorCode, Result};
 use crate::functions::{
     CheckedAvg, CheckedOperators, CheckedTexts, ExactSum, FittingConstants, JsonOperators, RightSubqueries,
-    json_udfs,
+    bound_functions, json_udfs,
 };
 use crate::provider::ShapeCache;
 
@@ -101,6 +101,7 @@ impl QueryEngine {
         state.register_function_rewrite(Arc::new(RightSubqueries))?;
         state.register_udaf(Arc::new(AggregateUDF::from(ExactSum::default())))?;
         state.register_udaf(Arc::new(AggregateUDF::from(CheckedAvg::default())))?;
+        bound_functions(&mut state)?;
         for function in json_udfs() {
             state.register_udf(function)?;
         }
