@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use kalamdb_engine::Segment;
 use kalamdb_engine::arrow::array::{ArrayRef, Int64Array};
 use kalamdb_engine::arrow::compute::kernels::cmp::eq;
 use kalamdb_engine::arrow::row::Rows;
@@ -57,8 +56,9 @@ impl Comparison for Lookup {
         let keys = Keys { ids, columns, encoded };
         let hot = hot(&fixture, &keys)?;
         fixture.runtime.block_on(fixture.database.flush(&fixture.table, None))?;
-        let cold = cold(place, &fixture, &keys)?;
-        let row = row(place, &fixture, &keys)?;
+        let filtered = filtered(place, &fixture, &keys)?;
+        let cold = cold(&fixture, &keys, filtered)?;
+        let row = row(&fixture, &keys, filtered)?;
         fixture.close()?;
         // Nothing of the segment is known then but what the manifest says.
         let fixture = Fixture::open(place, &dir.path().join("db"))?;
@@ -91,7 +91,7 @@ fn per_key(count: usize, find: impl Fn(usize) -> bool) -> Outcome<f64> {
     if found == count { Ok(time / count as f64) } else { Err("a key was not found".into()) }
 }
 
-fn cold(place: &Place, fixture: &Fixture, keys: &Keys) -> Outcome<Sample> {
+fn cold(fixture: &Fixture, keys: &Keys, theirs: f64) -> Outcome<Sample> {
     let version = fixture.database.partition_version(&fixture.table, None)?.ok_or("no partition")?;
     let segment = version.segments.first().ok_or("no segment")?;
     let mut next = (0..).map(|n: usize| n * STRIDE % ROWS as usize);
@@ -104,18 +104,16 @@ fn cold(place: &Place, fixture: &Fixture, keys: &Keys) -> Outcome<Sample> {
         work: format!("engine: key lookup among {ROWS} rows in a segment, p50"),
         beside: "Parquet reader with a filter on the key column",
         ours: median(ours),
-        theirs: filtered(place, segment, keys)?,
+        theirs,
         unit: "us",
         budget: Budget::AtMost(1.0),
     })
 }
 
 /// A row of a segment: its address by its key, and all its columns.
-fn row(place: &Place, fixture: &Fixture, keys: &Keys) -> Outcome<Sample> {
+fn row(fixture: &Fixture, keys: &Keys, theirs: f64) -> Outcome<Sample> {
     let (database, table) = (&fixture.database, &fixture.table);
     let view = fixture.runtime.block_on(database.view(&database.snapshot(), table, None))?;
-    let version = database.partition_version(table, None)?.ok_or("no partition")?;
-    let segment = version.segments.first().ok_or("no segment")?;
     let columns: Vec<usize> = (0..table.schema.columns().len()).collect();
     let mut next = (0..).map(|n: usize| n * STRIDE % ROWS as usize);
     let ours = time_each(COLD, || -> Outcome<()> {
@@ -129,7 +127,7 @@ fn row(place: &Place, fixture: &Fixture, keys: &Keys) -> Outcome<Sample> {
         work: format!("engine: a row of {ROWS} in a segment by its key, all columns, p50"),
         beside: "Parquet reader with a filter on the key column, that column alone",
         ours: median(ours),
-        theirs: filtered(place, segment, keys)?,
+        theirs,
         unit: "us",
         budget: Budget::AtMost(1.0),
     })
@@ -158,7 +156,9 @@ fn first(place: &Place, fixture: &Fixture, keys: &Keys) -> Outcome<Sample> {
 }
 
 /// How long Parquet's reader takes to find a key, its footer being parsed already, in microseconds.
-fn filtered(place: &Place, segment: &Segment, keys: &Keys) -> Outcome<f64> {
+fn filtered(place: &Place, fixture: &Fixture, keys: &Keys) -> Outcome<f64> {
+    let version = fixture.database.partition_version(&fixture.table, None)?.ok_or("no partition")?;
+    let segment = version.segments.first().ok_or("no segment")?;
     let bytes = Bytes::from(durable::read_file(&*place.disk(), segment.path())?);
     let metadata = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new())?;
     let mut next = (0..).map(|n: usize| keys.ids[n * STRIDE % ROWS as usize]);

@@ -31,11 +31,12 @@ impl Place {
         Self { scratch, disk: Arc::new(PacedDisk { sync }) }
     }
 
-    /// A new directory, removed when it is dropped.
+    /// A new directory, removed when it is dropped; the scratch directory is made if it is not there.
     ///
     /// # Errors
     /// From the filesystem.
     pub fn dir(&self) -> io::Result<TempDir> {
+        std::fs::create_dir_all(&self.scratch)?;
         tempfile::tempdir_in(&self.scratch)
     }
 

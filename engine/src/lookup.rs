@@ -98,6 +98,21 @@ impl<'a> Lookup<'a> {
 }
 
 impl PartitionView {
+    /// True if [`PartitionView::find`] would take all that it needs from memory. Otherwise it may wait for a disk.
+    ///
+    /// # Errors
+    /// If the keys cannot be encoded.
+    pub fn finds_in_memory(&self, keys: &[ArrayRef]) -> Result<bool> {
+        let encoded = self.table.schema.keys().convert_columns(keys);
+        let encoded = encoded.map_err(|e| Error::internal("encode a key", e))?;
+        Ok(self.chunks.iter().all(|chunk| match chunk {
+            ChunkView::Segment(chunk) => {
+                encoded.iter().enumerate().all(|(at, key)| chunk.segment.knows(key.as_ref(), keys, at))
+            }
+            ChunkView::Rows(_) => true,
+        }))
+    }
+
     /// Finds the live rows that have some keys, without a scan: their addresses, `None` where there is no such row.
     /// `keys` are the key's columns, in the order of the key.
     ///

@@ -152,10 +152,14 @@ async fn rows_are_read_one_by_one_as_a_scan_reads_them_whatever_room_there_is_fo
         let mut random = StdRng::seed_from_u64(page_bytes as u64);
         for round in 0..4 {
             let view = database.view(&database.snapshot(), &table, None).await.unwrap();
+            let mut first = true;
             for count in (0..60).map(|n| n % 19 + 1) {
                 let mut wanted: Vec<i64> = (0..count).map(|_| random.random_range(0..ROWS)).collect();
                 wanted.sort_unstable();
                 wanted.dedup();
+                let before = view.finds_in_memory(&keys(wanted.iter().copied())).unwrap();
+                assert!(!before || !first, "nothing of the file was read");
+                first = false;
                 let found = view.find(&keys(wanted.iter().copied())).unwrap().expect("a key index");
                 let mut addresses: Vec<u64> = found.into_iter().flatten().collect();
                 addresses.sort_unstable();
@@ -168,6 +172,10 @@ async fn rows_are_read_one_by_one_as_a_scan_reads_them_whatever_room_there_is_fo
                     }
                 }
                 let expected: BTreeMap<_, _> = wanted.into_iter().map(|key| (key, text_of(key))).collect();
+                assert!(
+                    view.finds_in_memory(&keys(picked.keys().copied())).unwrap(),
+                    "what was read is kept"
+                );
                 assert_eq!(picked, expected, "room for {page_bytes} bytes, round {round}");
             }
             // The same rows in other files: what is kept of the old ones must not be taken for theirs.

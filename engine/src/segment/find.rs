@@ -99,6 +99,35 @@ impl Segment {
         Ok(None)
     }
 
+    /// True if looking for a key takes nothing from the file: all it needs is kept.
+    pub(crate) fn knows(&self, key: &[u8], columns: &[ArrayRef], at: usize) -> bool {
+        if !self.may_hold(key) {
+            return true;
+        }
+        let Some(loaded) = self.kept() else { return false };
+        let mut first_row = 0u32;
+        (0..loaded.parquet.num_row_groups()).all(|number| {
+            let group_row = first_row;
+            first_row += loaded.parquet.row_group(number).num_rows() as u32;
+            let index = &loaded.groups[number];
+            if index.bounds.get().is_none() {
+                return false;
+            }
+            if !in_bounds(loaded, self.schema(), number, key) {
+                return true;
+            }
+            if index.blooms.get().is_none() {
+                return false;
+            }
+            if !passes_bloom(loaded, self.schema(), number, columns, at) {
+                return true;
+            }
+            let Some(starts) = index.starts.get() else { return false };
+            let is_kept = |block| self.kept_block(group_row + (block * BLOCK_ROWS) as u32).is_some();
+            blocks_with(starts, key).all(is_kept)
+        })
+    }
+
     fn find_in_group(
         &self,
         loaded: &Loaded,

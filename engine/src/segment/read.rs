@@ -213,6 +213,11 @@ impl Segment {
         })
     }
 
+    /// What [`Segment::load`] gives, if it was loaded before.
+    pub(super) fn kept(&self) -> Option<&Loaded> {
+        self.loaded.get()
+    }
+
     fn read(&self) -> std::result::Result<Loaded, Unread> {
         let mapped = self.disk.open(&self.path).and_then(|file| file.map(Access::Whole));
         let bytes = mapped.map_err(|e| match Unread::io(&self.meta.path, e) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use datafusion::scalar::ScalarValue;
-use kalamdb_engine::{ChunkView, PartitionView, Table, UserId};
+use kalamdb_engine::{PartitionView, Table, UserId};
 
 use crate::error::{Error, Result};
 use crate::statement::StatementContext;
@@ -64,10 +64,10 @@ pub(crate) async fn find_keys(
     if ctx.transaction.is_some() {
         return Ok(None);
     }
-    if !view.chunks.iter().any(|chunk| matches!(chunk, ChunkView::Segment(_))) {
+    // To hand it over to another thread takes longer than the lookup.
+    if view.finds_in_memory(&keys)? {
         return Ok(view.find(&keys)?);
     }
-    // Keys of segments may have to be read from disk.
     let view = view.clone();
     let found = tokio::task::spawn_blocking(move || view.find(&keys)).await;
     Ok(found.map_err(Error::internal)??)
