@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::catalog::{Table, TableKind};
@@ -49,11 +49,7 @@ pub(crate) async fn run(
                 Some(id) => work.add([id]),
                 None => return,
             },
-            Some(done) = work.running.join_next() => {
-                if let Ok((id, Some(at))) = done {
-                    work.failed.add(at, [id]);
-                }
-            }
+            Some(done) = work.running.join_next() => work.ended(done),
             () = work.failed.next_is_due() => {
                 let again = work.failed.take_due();
                 work.add(again);
@@ -73,6 +69,8 @@ pub(crate) async fn run(
 struct Work {
     waiting: VecDeque<PartitionId>,
     known: BTreeSet<PartitionId>,
+    /// Those that are running. Another one of the same partition would only wait for the first, in a worker's place.
+    busy: BTreeSet<PartitionId>,
     running: JoinSet<(PartitionId, Option<Instant>)>,
     failed: Retries,
 }
@@ -88,7 +86,8 @@ impl Work {
 
     fn start(&mut self, database: &Weak<Database>, workers: usize) {
         while self.running.len() < workers
-            && let Some(id) = self.waiting.pop_front()
+            && let Some(at) = self.waiting.iter().position(|id| !self.busy.contains(id))
+            && let Some(id) = self.waiting.remove(at)
             && let Some(database) = database.upgrade()
         {
             // From here on a new request means segments that this compaction may no longer take.
@@ -97,10 +96,24 @@ impl Work {
                 self.failed.add(at, [id]);
                 continue;
             }
+            self.busy.insert(id.clone());
             self.running.spawn(async move {
                 let again = compact_one(&database, &id).await;
                 (id, again)
             });
+        }
+    }
+
+    fn ended(&mut self, done: std::result::Result<(PartitionId, Option<Instant>), JoinError>) {
+        match done {
+            Ok((id, again)) => {
+                self.busy.remove(&id);
+                if let Some(at) = again {
+                    self.failed.add(at, [id]);
+                }
+            }
+            // It does not say whose it was. To take none for busy costs a place at most.
+            Err(_) => self.busy.clear(),
         }
     }
 }
