@@ -22,6 +22,7 @@ sim seeds="5000":
 # Tables in object stores, one of them a real S3 server: `KALAMDB_TEST_S3=http://127.0.0.1:8333 just stores`.
 stores:
     cargo test -p kalamdb-engine --features object-stores --test object_stores --lib
+    cargo test --workspace --test stores
 
 # The sqllogictest files whose names contain a word, in every state; without one, all of them.
 slt word="":

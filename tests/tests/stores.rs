@@ -37,19 +37,17 @@ fn a_table_in_a_bucket_survives_what_a_local_one_does() {
         process::id(),
         server.data().ancestors().nth(1).unwrap().file_name().unwrap().to_str().unwrap()
     );
-    let location = |name: &str, credentials: &str, bucket: &str| {
+    let location = |name: &str, credentials: &str| {
         format!(
             "INSERT INTO system.storage_locations (location_name, location_type, path, credentials_ref) \
-             VALUES ('{name}', 's3', 's3://{bucket}/{prefix}', '{credentials}')"
+             VALUES ('{name}', 's3', 's3://kalamdb/{prefix}', '{credentials}')"
         )
     };
-    for (credentials, bucket) in
-        [("env:TYPO", "kalamdb"), ("env:NOTHING", "kalamdb"), ("env:ARCHIVE", "nobucket")]
-    {
-        let refused = root.refused(&location("wrong", credentials, bucket), 400, "INVALID_PARAMETER");
-        assert!(!refused.message().contains("secret\""), "{refused:?}");
+    for credentials in ["env:TYPO", "env:NOTHING"] {
+        let refused = root.refused(&location("wrong", credentials), 400, "INVALID_PARAMETER");
+        assert!(!refused.message().contains("not-the-secret"), "{refused:?}");
     }
-    root.sql(&location("cold", "env:ARCHIVE", "kalamdb"));
+    root.sql(&location("cold", "env:ARCHIVE"));
     root.sql(
         "CREATE NAMESPACE app; CREATE SHARED TABLE app.t (id BIGINT PRIMARY KEY, body TEXT) LOCATION REFERENCE 'cold'; \
          CREATE USER TABLE app.u (id BIGINT PRIMARY KEY, body TEXT) LOCATION REFERENCE 'cold'; \

@@ -67,8 +67,8 @@ pub(crate) fn is_mounted(path: &str) -> bool {
     path.starts_with(MOUNT)
 }
 
-/// The local disk with object stores mounted below one of its directories. A store that was ever used is listed there, for
-/// tools that go through all files: it has a directory in the spool, which is how they know.
+/// The local disk with object stores mounted below one of its directories. A store that ever held a table has an empty local
+/// directory there, like any mount point: tools that go through all files find it by that.
 #[derive(Debug)]
 pub struct Volumes {
     local: Arc<dyn Disk>,
@@ -95,9 +95,7 @@ impl Volumes {
         let name = mount.strip_prefix(MOUNT).and_then(from_path_component);
         let name =
             name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not the name of a store"))?;
-        let spool = self.spool.join(mount);
-        let disk = self.stores.open(&name, &self.tables.join(mount), &spool)?;
-        durable::create_dir(&*self.local, &spool).map_err(io::Error::other)?;
+        let disk = self.stores.open(&name, &self.tables.join(mount), &self.spool.join(mount))?;
         open.insert(mount.to_owned(), disk.clone());
         Ok(disk)
     }
@@ -134,24 +132,15 @@ impl Disk for Volumes {
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk(path)?.create_dir_all(path)
+        let disk = self.disk(path)?;
+        if let Some(mount) = self.mount(path) {
+            durable::create_dir(&*self.local, &self.tables.join(mount)).map_err(io::Error::other)?;
+        }
+        disk.create_dir_all(path)
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        if path != self.tables {
-            return self.disk(path)?.read_dir(path);
-        }
-        let mut mounts = match self.local.read_dir(&self.spool) {
-            // None was ever used.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.local.read_dir(path),
-            entries => entries?,
-        };
-        mounts.retain(|entry| is_mounted(&entry.name));
-        match self.local.read_dir(path) {
-            // No local table has a file yet.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !mounts.is_empty() => Ok(mounts),
-            entries => Ok(entries?.into_iter().chain(mounts).collect()),
-        }
+        self.disk(path)?.read_dir(path)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
