@@ -252,9 +252,10 @@ impl Database {
         Err(Error::Conflict)
     }
 
-    /// The time of a new commit: never lower than that of one before, even if the clock jumped.
+    /// The time of a new commit: never lower than that of one before, even if the clock jumped, nor than that of the ids
+    /// in its rows: it is what a restart knows of them (see [`Database::note_time`]).
     fn commit_time(&self) -> i64 {
-        let now = self.clock().now_micros();
+        let now = self.clock().now_micros().max(self.snowflakes.reached());
         now.max(self.last_time.fetch_max(now, Ordering::Relaxed))
     }
 

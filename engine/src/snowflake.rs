@@ -27,6 +27,15 @@ impl Snowflakes {
         *last = (*last).max(Self::tick_of(id));
     }
 
+    /// The millisecond of the newest id, in microseconds since the epoch; 0 before the first. Where ids are taken faster
+    /// than 4,096 a millisecond it is ahead of the clock.
+    pub fn reached(&self) -> i64 {
+        match *self.last.lock() {
+            0 => 0,
+            tick => ((tick >> COUNTER_BITS) + EPOCH_MILLIS) * 1_000,
+        }
+    }
+
     /// The next id.
     pub fn next(&self, now_micros: i64) -> i64 {
         self.take(now_micros, 1)

@@ -10,7 +10,7 @@ use common::gate::Gate;
 use common::{batch, commit, create, delete, insert, move_keys, now, open, rows, update};
 use kalamdb_engine::read::live_rows;
 use kalamdb_engine::{Changed, Database, Error, OldRows, PartitionWrite, Snapshot, Table, TableKind, UserId};
-use kalamdb_wal::sim::{Crash, Operation, SimDisk};
+use kalamdb_wal::sim::{Crash, Operation, SimClock, SimDisk};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_insert_of_a_key_that_the_same_commit_updates_is_refused() {
@@ -317,4 +317,38 @@ async fn a_log_that_grows_too_long_has_the_partitions_flushed_that_hold_it_back(
         assert!(std::time::Instant::now() < deadline, "nothing is flushed");
     }
     assert_eq!(now(&database, &busy, None).await.len() as i64, id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_jumps_back_takes_neither_sequences_nor_times_nor_ids_back() {
+    const HOUR: i64 = 3_600_000_000;
+    let clock = SimClock::new(1_800_000_000_000_000);
+    let opened = async |disk: &SimDisk| {
+        let clock = Arc::new(clock.clone());
+        let config = kalamdb_engine::Config { clock, ..common::config(Arc::new(disk.clone())) };
+        Database::open(config).await.unwrap()
+    };
+    let mut disk = SimDisk::new();
+    let mut database = opened(&disk).await;
+    let mut table = create(&database, "t", TableKind::Shared).await.unwrap();
+    let mut last = (0, 0, 0);
+    for round in 0..8 {
+        clock.set(1_800_000_000_000_000 - round * HOUR);
+        if round == 5 {
+            // What the log no longer has to say must be known from the files.
+            database.flush(&table, None).await.unwrap();
+        }
+        if round % 2 == 1 {
+            disk = disk.crash(Crash::LoseUnsynced);
+            database = opened(&disk).await;
+            table = common::find(&database, "t");
+        }
+        // More than there are in a millisecond: they run ahead of the clock.
+        let ids = database.snowflakes(20_000);
+        let committed = database.commit(vec![insert(&table, None, &rows([round], "a"))]).await.unwrap();
+        let now = (committed.seq, committed.time_us, ids[0]);
+        assert!(now.0 > last.0 && now.1 >= last.1 && now.2 > last.2, "{round}: {now:?} after {last:?}");
+        last = (committed.seq, committed.time_us, ids[ids.len() - 1]);
+    }
+    assert_eq!(now(&database, &table, None).await.len(), 8);
 }
