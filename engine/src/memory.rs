@@ -24,7 +24,8 @@ pub struct MemoryReport {
     /// Bytes of rows in memtables with their marks and the index of their keys.
     pub row_bytes: usize,
     /// Bytes that loaded partitions take beside rows: their own fields, manifests, delete marks, parsed footers and the
-    /// keys of segments that were searched, pages of rows that were read one by one, indexes of packs. Mapped files are not counted, they are the system's cache.
+    /// keys of segments that were searched, pages of rows that were read one by one, indexes of packs. Mapped files are not
+    /// counted, they are the system's cache.
     pub overhead_bytes: usize,
 }
 

@@ -32,7 +32,7 @@ pub struct PageCache {
 struct State {
     bytes: usize,
     segments: HashMap<u64, HashMap<Page, Kept>>,
-    /// Every page that is kept, and some that are not any more, in the order in which the hand comes by.
+    /// Every page that is kept, in the order in which the hand comes by.
     clock: VecDeque<(u64, Page)>,
 }
 
