@@ -45,6 +45,8 @@ pub(crate) async fn run(
     loop {
         work.start(&database, workers);
         tokio::select! {
+            // Requests first: one made before a compaction was cancelled goes with it, see `ended`.
+            biased;
             request = requests.recv() => match request {
                 Some(id) => work.add([id]),
                 None => return,
@@ -71,7 +73,7 @@ struct Work {
     known: BTreeSet<PartitionId>,
     /// Those that are running. Another one of the same partition would only wait for the first, in a worker's place.
     busy: BTreeSet<PartitionId>,
-    running: JoinSet<(PartitionId, Option<Instant>)>,
+    running: JoinSet<(PartitionId, After)>,
     failed: Retries,
 }
 
@@ -98,18 +100,25 @@ impl Work {
             }
             self.busy.insert(id.clone());
             self.running.spawn(async move {
-                let again = compact_one(&database, &id).await;
-                (id, again)
+                let after = compact_one(&database, &id).await;
+                (id, after)
             });
         }
     }
 
-    fn ended(&mut self, done: std::result::Result<(PartitionId, Option<Instant>), JoinError>) {
+    fn ended(&mut self, done: std::result::Result<(PartitionId, After), JoinError>) {
         match done {
-            Ok((id, again)) => {
+            Ok((id, after)) => {
                 self.busy.remove(&id);
-                if let Some(at) = again {
-                    self.failed.add(at, [id]);
+                match after {
+                    After::Nothing => {}
+                    After::TryAgain(at) => self.failed.add(at, [id]),
+                    // Whoever cancelled it would see it begin anew for a flush of before.
+                    After::Cancelled => {
+                        if self.known.remove(&id) {
+                            self.waiting.retain(|waiting| *waiting != id);
+                        }
+                    }
                 }
             }
             // It does not say whose it was. To take none for busy costs a place at most.
@@ -118,12 +127,25 @@ impl Work {
     }
 }
 
-/// When to try again, if it failed in a way that another attempt may mend.
-async fn compact_one(database: &Arc<Database>, id: &PartitionId) -> Option<Instant> {
+/// What follows a compaction.
+#[derive(Debug)]
+enum After {
+    /// It was done, or there is no hope for it.
+    Nothing,
+    /// It failed in a way that another attempt, then, may mend.
+    TryAgain(Instant),
+    /// Somebody did not want it. The next flush asks anew.
+    Cancelled,
+}
+
+async fn compact_one(database: &Arc<Database>, id: &PartitionId) -> After {
     match try_compact(database, id).await {
         Ok(()) => database.failures().clear(BackgroundWork::Compaction, id),
         Err(Error::Closed) => {}
-        Err(Error::Cancelled(_)) => tracing::info!(partition = %id, "a compaction was cancelled"),
+        Err(Error::Cancelled(_)) => {
+            tracing::info!(partition = %id, "a compaction was cancelled");
+            return After::Cancelled;
+        }
         Err(error @ (Error::PartitionDamaged { .. } | Error::Corrupt(_) | Error::ReadOnly(_))) => {
             tracing::error!(partition = %id, %error, "a compaction failed; no row is lost");
             // Until a restart there is nothing to hope for.
@@ -132,10 +154,10 @@ async fn compact_one(database: &Arc<Database>, id: &PartitionId) -> Option<Insta
         Err(error) => {
             tracing::error!(partition = %id, %error, "a compaction failed; no row is lost, it is tried again");
             let now = database.clock().now_micros();
-            return Some(database.failures().note(BackgroundWork::Compaction, id, error, now));
+            return After::TryAgain(database.failures().note(BackgroundWork::Compaction, id, error, now));
         }
     }
-    None
+    After::Nothing
 }
 
 async fn try_compact(database: &Arc<Database>, id: &PartitionId) -> Result<()> {

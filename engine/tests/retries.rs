@@ -12,8 +12,8 @@ use common::gate::{Gate, PATIENCE};
 use common::writer::{Writer, recovers};
 use common::{Model, config, create, create_as, insert, now, open, rows, schema};
 use kalamdb_engine::{
-    BackgroundFailure, BackgroundWork, CompactionConfig, Config, Database, Error, TableKind, TableOptions,
-    UserId,
+    BackgroundFailure, BackgroundWork, CompactionConfig, Config, Database, Error, Table, TableKind,
+    TableOptions, UserId,
 };
 use kalamdb_wal::sim::{Crash, Fault, Operation, SimClock, SimDisk};
 
@@ -36,8 +36,9 @@ fn failure_of(database: &Database, work: BackgroundWork) -> Option<BackgroundFai
     database.background_failures().into_iter().find(|failure| failure.work == work)
 }
 
-fn segments(disk: &SimDisk) -> usize {
-    let files = disk.files().into_iter().filter(|file| file.starts_with("/db/tables/default/t"));
+fn segments(disk: &SimDisk, table: &Table) -> usize {
+    let dir = Path::new("/db/tables/default").join(table.name.as_str());
+    let files = disk.files().into_iter().filter(|file| file.starts_with(&dir));
     files.filter(|file| file.extension().is_some_and(|end| end == "parquet")).count()
 }
 
@@ -78,7 +79,7 @@ async fn a_background_flush_that_failed_is_tried_again_until_it_succeeds() {
         recovers(disk.fork().crash(Crash::LoseUnsynced), &writer.model, "while flushes fail").await;
         disk.clear_faults();
         until("it succeeds", || failure_of(&database, BackgroundWork::Flush).is_none()).await;
-        until("its rows are in a file", || segments(&disk) > 0).await;
+        until("its rows are in a file", || segments(&disk, &table) > 0).await;
         assert_eq!(now(&database, &table, None).await, writer.model);
         recovers(disk.crash(Crash::LoseUnsynced), &writer.model, "after a flush that failed").await;
     }
@@ -171,13 +172,13 @@ async fn a_background_compaction_that_failed_is_tried_again_until_it_succeeds() 
             ErrorKind::StorageFull => assert!(matches!(failure.error, Error::StorageFull(_)), "{failure:?}"),
             _ => assert!(matches!(failure.error, Error::Io { .. }), "{failure:?}"),
         }
-        assert_eq!(segments(&disk), 4, "{what}");
+        assert_eq!(segments(&disk, &table), 4, "{what}");
         // The partition is not closed for an error of the moment.
         writer.insert(100..103).await;
         recovers(disk.fork().crash(Crash::LoseUnsynced), &writer.model, &what).await;
         disk.clear_faults();
         until(&what, || database.background_failures().is_empty()).await;
-        until(&what, || segments(&disk) == 1).await;
+        until(&what, || segments(&disk, &table) == 1).await;
         assert_eq!(now(&database, &table, None).await, writer.model);
         recovers(disk.crash(Crash::LoseUnsynced), &writer.model, &format!("{what}, compacted")).await;
     }
@@ -186,25 +187,35 @@ async fn a_background_compaction_that_failed_is_tried_again_until_it_succeeds() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_background_compaction_that_was_cancelled_is_no_failure_and_the_next_flush_asks_anew() {
     let disk = SimDisk::new();
+    // One worker: what asks later is compacted later.
     let database = background(&disk, Duration::from_millis(1), 1).await;
     let table = create(&database, "t", TableKind::Shared).await.unwrap();
-    let gate = Gate::before(&disk, Operation::Write, "batch-compaction");
+    let other = create(&database, "other", TableKind::Shared).await.unwrap();
+    let gate = Gate::before(&disk, Operation::Write, "t/batch-compaction");
     let mut writer = Writer { database: &database, table: &table, model: Model::new() };
     for round in 0..4 {
         writer.insert(round * 5..round * 5 + 5).await;
         database.flush(&table, None).await.unwrap();
     }
     until("a compaction begins", || gate.is_reached()).await;
+    // Asks for another one while this one runs.
+    writer.insert(20..25).await;
+    database.flush(&table, None).await.unwrap();
     let running = database.compactions();
     assert!(database.cancel_compaction(running[0].id));
     gate.open();
     until("it ends", || database.compactions().is_empty()).await;
+    for round in 0..4 {
+        database.commit(vec![insert(&other, None, &rows(round..round + 1, "x"))]).await.unwrap();
+        database.flush(&other, None).await.unwrap();
+    }
+    until("one that was asked for later is done", || segments(&disk, &other) == 1).await;
     assert!(database.background_failures().is_empty());
-    assert_eq!(segments(&disk), 4, "nothing was changed");
+    assert_eq!(segments(&disk, &table), 5, "nothing was changed");
     assert_eq!(now(&database, &table, None).await, writer.model);
     writer.insert(50..55).await;
     database.flush(&table, None).await.unwrap();
-    until("the next one is done", || segments(&disk) == 1).await;
+    until("the next one is done", || segments(&disk, &table) == 1).await;
     assert_eq!(now(&database, &table, None).await, writer.model);
 }
 
