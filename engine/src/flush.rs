@@ -14,13 +14,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
-use arrow::row::Rows as KeyRows;
 use kalamdb_wal::{Disk, durable};
 use roaring::RoaringBitmap;
 
 use crate::catalog::Table;
-use crate::commit::key_columns;
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::failures::BackgroundWork;
@@ -28,20 +25,13 @@ use crate::ids::Seq;
 use crate::manifest::{FILE_NAME, Manifest, SegmentMeta};
 use crate::marks::Marks;
 use crate::memtable::{Memtable, Moved};
-use crate::order;
 use crate::partition::{Frozen, Partition, Version};
-use crate::rows::{Rows, VisibleRows};
+use crate::rows::Rows;
 use crate::segment::Segment;
 use crate::segment::facts::Finish;
 use crate::segment::write::{SegmentWriter, Spec};
-use crate::types::TIMEZONE;
+use crate::sorted::{Sorted, StoredRows};
 use crate::vectors::Vectors;
-
-/// Rows per batch handed to the Parquet writer.
-const BATCH_ROWS: usize = 8_192;
-
-/// Batches that are in order and not encoded yet, at most.
-const BATCHES_AHEAD: usize = 2;
 
 /// What a flush did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -286,26 +276,12 @@ fn write_segment(
         partition: &partition.id,
         schema: &table.schema,
         compression: table.options.compression(),
-        rows: rows.live.order.len().max(rows.tombstones.order.len()),
+        rows: rows.live.len().max(rows.tombstones.len()),
         purpose: "flush",
     };
     let mut writer = SegmentWriter::create(database.disk(), &partition.dir, &spec)?;
-    let parts = [(&rows.live, false), (&rows.tombstones, true)];
-    let batches = parts
-        .into_iter()
-        .flat_map(|(rows, tombstones)| rows.batches(table, tombstones).map(move |batch| (batch, tombstones)));
-    let mut push = |(batch, tombstones): (Result<RecordBatch>, bool)| writer.push(&batch?, tombstones);
-    if spec.rows <= BATCH_ROWS {
-        batches.into_iter().try_for_each(push)?;
-    } else {
-        // Putting rows in order and encoding them take about as long: one thread does the first a little ahead.
-        std::thread::scope(|scope| {
-            let (ordered, encoded) = std::sync::mpsc::sync_channel(BATCHES_AHEAD);
-            // It ends early if nobody encodes any more, which says why itself.
-            scope.spawn(move || batches.into_iter().try_for_each(|batch| ordered.send(batch)));
-            encoded.into_iter().try_for_each(&mut push)
-        })?;
-    }
+    writer.write(&StoredRows::new(table, &rows.live, false), false)?;
+    writer.write(&StoredRows::new(table, &rows.tombstones, true), true)?;
     writer.finish(place)
 }
 
@@ -324,106 +300,12 @@ impl<'a> SortedRows<'a> {
         let (boundary, horizon) = (frozen.boundary, frozen.pin.seq());
         let live = Sorted::new(table, &frozen.memtable.live, boundary, horizon)?;
         let tombstones = Sorted::new(table, &frozen.memtable.tombstones, boundary, horizon)?;
-        let first_tombstone = live.order.len() as u32;
+        let first_tombstone = live.len() as u32;
         let mut superseded = live.superseded(0);
         superseded.extend(tombstones.superseded(first_tombstone));
         superseded.sort_unstable();
         Ok(Self { live, tombstones, first_tombstone, superseded })
     }
-}
-
-/// Rows of a memtable store in key order, without those that no snapshot sees any more.
-pub(crate) struct Sorted<'a> {
-    store: &'a Rows,
-    chunks: Vec<Arc<crate::rows::Chunk>>,
-    total: u32,
-    /// Chunk and row, in key order.
-    order: Vec<(usize, usize)>,
-    /// Per ordinal superseded at or before the boundary, but not for every snapshot: by which commit.
-    kept: std::collections::HashMap<u32, Seq>,
-}
-
-impl<'a> Sorted<'a> {
-    pub(crate) fn new(table: &Table, store: &'a Rows, boundary: Seq, horizon: Seq) -> Result<Self> {
-        let visible = store.visible(boundary, &table.schema)?;
-        // The pin keeps marks after the horizon from being folded, so none of them moves between these two calls.
-        let gone = store.marks.at(horizon);
-        let kept = store.marks.after(horizon).into_iter().filter(|(seq, _)| *seq <= boundary);
-        let kept = kept.map(|(seq, row)| (row, seq)).collect();
-        let keys = encoded_keys(table, &visible)?;
-        let ordinals: Vec<u32> = match &gone {
-            None => (0..visible.rows).collect(),
-            Some(gone) => (0..visible.rows).filter(|row| !gone.contains(*row)).collect(),
-        };
-        let mut chunk = 0;
-        let place = |ordinal: u32| {
-            // Neighbours in the order are mostly of one chunk.
-            if ordinal < visible.chunks[chunk].first || ordinal >= visible.chunks[chunk].end() {
-                chunk = visible.chunks.partition_point(|c| c.end() <= ordinal);
-            }
-            (chunk, (ordinal - visible.chunks[chunk].first) as usize)
-        };
-        let order = order::by_key(&keys, ordinals).into_iter().map(place).collect();
-        Ok(Self { store, chunks: visible.chunks, total: visible.rows, order, kept })
-    }
-
-    fn ordinal(&self, (chunk, row): (usize, usize)) -> u32 {
-        self.chunks[chunk].first + row as u32
-    }
-
-    /// The rows as stored batches, with their system columns.
-    pub(crate) fn batches<'b>(
-        &'b self,
-        table: &'b Table,
-        tombstones: bool,
-    ) -> impl Iterator<Item = Result<RecordBatch>> + 'b {
-        let versions = self.store.versions(0, self.total);
-        let sources: Vec<&RecordBatch> = self.chunks.iter().map(|c| &c.batch).collect();
-        self.order.chunks(BATCH_ROWS).map(move |rows| {
-            let failed = |e| Error::internal("sort rows", e);
-            let batch = arrow::compute::interleave_record_batch(&sources, rows).map_err(failed)?;
-            let of = |place: &(usize, usize)| versions[self.ordinal(*place) as usize];
-            let seqs: Int64Array = rows.iter().map(|place| of(place).0 as i64).collect();
-            let times: TimestampMicrosecondArray = rows.iter().map(|place| Some(of(place).1)).collect();
-            let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
-            columns.push(Arc::new(seqs));
-            columns.push(Arc::new(times.with_timezone(TIMEZONE)));
-            columns.push(Arc::new(BooleanArray::from(vec![tombstones; rows.len()])));
-            RecordBatch::try_new(table.schema.storage().clone(), columns).map_err(failed)
-        })
-    }
-
-    /// Per ordinal, the file row it went to, if the first of `order` is file row `first`.
-    fn moves(&self, first: u32) -> Vec<u32> {
-        let mut moves = vec![Moved::DROPPED; self.total as usize];
-        for (at, place) in self.order.iter().enumerate() {
-            moves[self.ordinal(*place) as usize] = first + at as u32;
-        }
-        moves
-    }
-
-    /// The file rows that were superseded but are still seen by a snapshot.
-    fn superseded(&self, first: u32) -> Vec<(Seq, u32)> {
-        let rows = self.order.iter().enumerate();
-        rows.filter_map(|(at, place)| Some((*self.kept.get(&self.ordinal(*place))?, first + at as u32)))
-            .collect()
-    }
-}
-
-/// The keys of rows, by ordinal.
-fn encoded_keys(table: &Table, rows: &VisibleRows) -> Result<KeyRows> {
-    let keys = table.schema.keys();
-    let mut encoded = keys.empty_rows(rows.rows as usize, 0);
-    for (at, chunk) in rows.chunks.iter().enumerate() {
-        let columns = key_columns(table, &chunk.batch);
-        keys.append(&mut encoded, &columns).map_err(|e| Error::internal("encode a key", e))?;
-        if at == 0 {
-            // How long keys are is seen from the first ones. Growing step by step would copy all of them each time.
-            let (count, bytes) = encoded.iter().fold((0, 0), |(n, sum), key| (n + 1, sum + key.data().len()));
-            encoded.reserve(0, bytes.div_ceil(count.max(1)) * (rows.rows as usize - count));
-        }
-    }
-    Ok(encoded)
 }
 
 fn install(database: &Database, partition: &Partition, frozen: &Frozen, attempt: Attempt) {

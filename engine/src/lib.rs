@@ -57,6 +57,7 @@ mod sequencer;
 pub mod sim;
 mod snapshot;
 mod snowflake;
+mod sorted;
 mod stats;
 pub mod store;
 pub mod stream;

@@ -25,10 +25,11 @@ use crate::catalog::{Table, TableKind};
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::failures::BackgroundWork;
-use crate::flush::{FlushOutcome, Sorted};
+use crate::flush::FlushOutcome;
 use crate::ids::{PartitionId, Seq, TableId};
 use crate::partition::Partition;
 use crate::snapshot::Snapshot;
+use crate::sorted::{Sorted, StoredRows};
 
 /// A pack gets no more than about so many bytes; further users go to the next one.
 const PACK_BYTES: usize = 64 << 20;
@@ -179,7 +180,7 @@ fn rows_at(table: &Table, partition: &Partition, boundary: Seq) -> Result<Vec<Re
     let mut rows = Vec::new();
     for (store, tombstones) in [(&version.active.live, false), (&version.active.tombstones, true)] {
         let sorted = Sorted::new(table, store, boundary, boundary)?;
-        for batch in sorted.batches(table, tombstones) {
+        for batch in StoredRows::new(table, &sorted, tombstones).batches() {
             rows.push(batch?);
         }
     }

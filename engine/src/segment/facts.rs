@@ -1,17 +1,15 @@
 //! What is learnt of a segment while it is written, and what its file says of itself: the facts of its manifest entry,
 //! and what the partition consists of with it in place, so that a lost manifest can be rebuilt from the files.
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::compute;
-use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use arrow::array::ArrayRef;
 use serde::{Deserialize, Serialize};
 
 use super::find::hex;
 use crate::error::{Error, Result};
-use crate::ids::{PartitionId, Seq};
+use crate::ids::{ColumnId, PartitionId, Seq};
 use crate::manifest::{FORMAT, SegmentMeta};
 use crate::schema::TableSchema;
-use crate::stats::Gather;
+use crate::stats::{Bound, Gather};
 
 /// What the names of our own facts in a file's key-value metadata begin with.
 pub(crate) const FACT: &str = "kalamdb.";
@@ -56,62 +54,75 @@ pub(super) struct Facts {
     pub(super) rows: u64,
     pub(super) live_row_groups: u32,
     tombstones: u64,
-    oldest_tombstone: Option<i64>,
-    seqs: Option<(Seq, Seq)>,
     keys: Option<(Vec<u8>, Vec<u8>)>,
+    /// Of the declared columns of live rows.
     columns: Vec<Gather>,
+    /// Of the commits of all rows.
+    seqs: Gather,
+    /// Of the times of tombstones.
+    buried: Gather,
 }
 
 impl Facts {
     pub(super) fn new(schema: &TableSchema) -> Self {
+        // System columns have no lasting ids; nobody asks for these.
+        let system = || Gather::new(ColumnId(0));
         Self {
             rows: 0,
             live_row_groups: 0,
             tombstones: 0,
-            oldest_tombstone: None,
-            seqs: None,
             keys: None,
             columns: schema.columns().iter().map(|c| Gather::new(c.id)).collect(),
+            seqs: system(),
+            buried: system(),
         }
     }
 
-    /// Takes in stored rows, which are not empty.
-    pub(super) fn note(&mut self, schema: &TableSchema, batch: &RecordBatch, tombstones: bool) -> Result<()> {
-        self.rows += batch.num_rows() as u64;
-        if tombstones {
-            self.tombstones += batch.num_rows() as u64;
-            let times = batch.column(batch.num_columns() - 2).as_primitive::<TimestampMicrosecondType>();
-            self.oldest_tombstone = self.oldest_tombstone.into_iter().chain(compute::min(times)).min();
-        } else {
-            self.columns.iter_mut().zip(batch.columns()).for_each(|(stats, column)| stats.update(column));
-        }
-        self.note_seqs(batch);
-        self.note_keys(schema, batch)
-    }
-
-    fn note_seqs(&mut self, batch: &RecordBatch) {
-        let seqs = batch.column(batch.num_columns() - 3).as_primitive::<Int64Type>();
-        if let (Some(min), Some(max)) = (compute::min(seqs), compute::max(seqs)) {
-            let (min, max) = (min as Seq, max as Seq);
-            let (low, high) = self.seqs.unwrap_or((min, max));
-            self.seqs = Some((low.min(min), high.max(max)));
-        }
-    }
-
-    /// Batches come sorted, so the first and last row bound each.
-    fn note_keys(&mut self, schema: &TableSchema, batch: &RecordBatch) -> Result<()> {
-        let ends = |row: usize| {
-            let columns: Vec<_> =
-                schema.key_indices().iter().map(|i| batch.column(*i).slice(row, 1)).collect();
-            schema.keys().convert_columns(&columns).map_err(|e| Error::internal("encode a key", e))
+    /// Takes in a number of rows, at least one, without their values. They come in order, so that the keys of the first
+    /// and the last bound all of them; `cell` gives one value of a column by column and row.
+    pub(super) fn note_rows(
+        &mut self,
+        schema: &TableSchema,
+        rows: usize,
+        tombstones: bool,
+        cell: impl Fn(usize, usize) -> Result<ArrayRef>,
+    ) -> Result<()> {
+        self.rows += rows as u64;
+        self.tombstones += if tombstones { rows as u64 } else { 0 };
+        let key = |row: usize| {
+            let columns = schema.key_indices().iter().map(|at| cell(*at, row)).collect::<Result<Vec<_>>>()?;
+            let key =
+                schema.keys().convert_columns(&columns).map_err(|e| Error::internal("encode a key", e))?;
+            Ok::<_, Error>(key.row(0).as_ref().to_vec())
         };
-        let (first, last) = (ends(0)?, ends(batch.num_rows() - 1)?);
-        let (first, last) = (first.row(0).as_ref().to_vec(), last.row(0).as_ref().to_vec());
+        let (first, last) = (key(0)?, key(rows - 1)?);
         self.keys = Some(match self.keys.take() {
             Some((low, high)) => (low.min(first), high.max(last)),
             None => (first, last),
         });
         Ok(())
+    }
+
+    /// Per stored column, what takes in the values of such rows.
+    pub(super) fn columns(&mut self, tombstones: bool) -> Vec<Option<&mut Gather>> {
+        let declared = self.columns.iter_mut().map(|column| (!tombstones).then_some(column));
+        declared.chain([Some(&mut self.seqs), tombstones.then_some(&mut self.buried), None]).collect()
+    }
+
+    fn seqs(&self) -> (Seq, Seq) {
+        let stats = self.seqs.clone().finish();
+        let seq = |bound: Option<Bound>| match bound {
+            Some(Bound::Int(seq)) => seq as Seq,
+            _ => Seq::default(),
+        };
+        (seq(stats.min), seq(stats.max))
+    }
+
+    fn oldest_tombstone(&self) -> Option<i64> {
+        match self.buried.clone().finish().min {
+            Some(Bound::Int(time)) => Some(time),
+            _ => None,
+        }
     }
 
     pub(super) fn key_values(
@@ -157,7 +168,7 @@ impl Facts {
         bytes: u64,
         crc32: u32,
     ) -> SegmentMeta {
-        let (min_seq, max_seq) = self.seqs.unwrap_or_default();
+        let (min_seq, max_seq) = self.seqs();
         let (min_key, max_key) =
             self.keys.as_ref().map(|(min, max)| (hex(min), hex(max))).unwrap_or_default();
         let (deletes_path, deleted_rows) = place.deletes.clone();
@@ -168,7 +179,7 @@ impl Facts {
             rows: self.rows,
             live_row_groups: self.live_row_groups,
             tombstones: self.tombstones,
-            oldest_tombstone: self.oldest_tombstone,
+            oldest_tombstone: self.oldest_tombstone(),
             bytes,
             min_seq,
             max_seq,

@@ -12,21 +12,19 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use kalamdb_wal::{Disk, DiskFile, durable};
-use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{KeyValue, SortingColumn};
+use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
+use super::encode::{Columns, ROW_GROUP_ROWS, RowGroups};
 use super::facts::{FACT, Facts, Finish};
 use crate::error::{Error, Result};
 use crate::ids::PartitionId;
 use crate::manifest::SegmentMeta;
 use crate::schema::{SEQ, TableSchema, UPDATED};
 
-/// Rows per row group: small enough that a key lookup or a selective scan decodes little.
-const ROW_GROUP_ROWS: usize = 131_072;
 /// Rows per page, at most: what reading one row decodes of every column.
 const PAGE_ROWS: usize = 4_096;
 /// Bytes per page before compression, about, for the same reason.
@@ -63,9 +61,8 @@ pub struct SegmentWriter {
     aside: PathBuf,
     partition: PartitionId,
     schema: Arc<TableSchema>,
-    file_schema: SchemaRef,
     file: Arc<dyn DiskFile>,
-    parquet: ArrowWriter<Sink>,
+    row_groups: RowGroups,
     facts: Facts,
     /// True once live rows are done with.
     tombstones: bool,
@@ -85,18 +82,15 @@ impl SegmentWriter {
             disk.remove_file(&aside).map_err(|e| failed("remove", e))?;
         }
         let file = disk.create(&aside).map_err(|e| failed("create", e))?;
-        let file_schema = file_schema(spec.schema);
-        let sink = Sink::new(file.clone());
-        let parquet = ArrowWriter::try_new(sink, file_schema.clone(), Some(properties(spec)));
+        let row_groups = RowGroups::new(Sink::new(file.clone()), file_schema(spec.schema), properties(spec))?;
         Ok(Self {
             disk: disk.clone(),
             dir: dir.to_owned(),
             aside,
             partition: spec.partition.clone(),
             schema: spec.schema.clone(),
-            file_schema,
             file,
-            parquet: parquet.map_err(parquet_error)?,
+            row_groups,
             facts: Facts::new(spec.schema),
             tombstones: false,
             finished: false,
@@ -111,20 +105,40 @@ impl SegmentWriter {
         if rows.num_rows() == 0 {
             return Ok(());
         }
-        match (self.tombstones, tombstones) {
-            (false, true) => self.end_live()?,
-            (true, false) => return Err(Error::internal("write a segment", "live rows after tombstones")),
-            _ => {}
+        self.turn_to(tombstones)?;
+        let cell = |column: usize, row| Ok(rows.column(column).slice(row, 1));
+        self.facts.note_rows(&self.schema, rows.num_rows(), tombstones, cell)?;
+        for (facts, column) in self.facts.columns(tombstones).into_iter().zip(rows.columns()) {
+            facts.into_iter().for_each(|facts| facts.update(column));
         }
-        self.facts.note(&self.schema, rows, tombstones)?;
-        let rows = RecordBatch::try_new(self.file_schema.clone(), rows.columns().to_vec())
-            .map_err(|e| Error::internal("write a segment", e))?;
-        self.parquet.write(&rows).map_err(parquet_error)
+        self.row_groups.push(rows)
+    }
+
+    /// Adds all live rows, or all tombstones, at once: quicker where there is more than one processor.
+    ///
+    /// # Errors
+    /// As [`SegmentWriter::push`], and those of `rows`.
+    pub(crate) fn write(&mut self, rows: &impl Columns, tombstones: bool) -> Result<()> {
+        if rows.len() == 0 {
+            return Ok(());
+        }
+        self.turn_to(tombstones)?;
+        let cell = |column, row| rows.column(column, row..row + 1);
+        self.facts.note_rows(&self.schema, rows.len(), tombstones, cell)?;
+        self.row_groups.write(rows, self.facts.columns(tombstones))
+    }
+
+    fn turn_to(&mut self, tombstones: bool) -> Result<()> {
+        match (self.tombstones, tombstones) {
+            (false, true) => self.end_live(),
+            (true, false) => Err(Error::internal("write a segment", "live rows after tombstones")),
+            _ => Ok(()),
+        }
     }
 
     fn end_live(&mut self) -> Result<()> {
-        self.parquet.flush().map_err(parquet_error)?;
-        self.facts.live_row_groups = self.parquet.flushed_row_groups().len() as u32;
+        self.row_groups.end()?;
+        self.facts.live_row_groups = self.row_groups.count() as u32;
         self.tombstones = true;
         Ok(())
     }
@@ -136,7 +150,7 @@ impl SegmentWriter {
 
     /// Bytes in the file so far; rows of the row group under way are not among them.
     pub fn bytes(&self) -> u64 {
-        self.parquet.inner().written
+        self.row_groups.sink().written
     }
 
     /// Writes and syncs what there is, so that [`SegmentWriter::finish`] has little left to do.
@@ -147,8 +161,7 @@ impl SegmentWriter {
         if !self.tombstones {
             self.end_live()?;
         }
-        self.parquet.flush().map_err(parquet_error)?;
-        self.parquet.sync().map_err(|e| self.failed("write", e))?;
+        self.row_groups.flush(false)?;
         self.file.sync_data().map_err(|e| self.failed("sync", e))
     }
 
@@ -162,10 +175,9 @@ impl SegmentWriter {
             self.end_live()?;
         }
         for (key, value) in self.facts.key_values(&self.partition, &self.schema, &place)? {
-            self.parquet.append_key_value_metadata(KeyValue::new(format!("{FACT}{key}"), value));
+            self.row_groups.note(format!("{FACT}{key}"), value);
         }
-        self.parquet.finish().map_err(parquet_error)?;
-        self.parquet.sync().map_err(|e| self.failed("write", e))?;
+        self.row_groups.flush(true)?;
         self.file.sync_all().map_err(|e| self.failed("sync", e))?;
         let path = self.dir.join(place.file_name());
         if let Err(error) = durable::rename(self.disk.as_ref(), &self.aside, &path) {
@@ -174,7 +186,7 @@ impl SegmentWriter {
             return Err(error.into());
         }
         self.finished = true;
-        let sink = self.parquet.inner();
+        let sink = self.row_groups.sink();
         let (bytes, crc32) = (sink.written, sink.crc.clone().finalize());
         Ok(self.facts.meta(&self.schema, &place, bytes, crc32))
     }
