@@ -485,6 +485,7 @@ async fn as_many_compactions_as_there_are_workers_run_at_once_and_the_others_wai
     until("two begin", || database.compactions().len() == 2).await;
     // One that is commanded waits like the others, and readers and writers for none of them.
     let commanded = compact_beside(&database, &tables[3]);
+    let twice = compact_beside(&database, &tables[0]);
     for (n, table) in tables.iter().enumerate() {
         database.commit(vec![insert(table, None, &rows(100..103, "b"))]).await.unwrap();
         assert_eq!(now(&database, table, None).await.len(), rows_of(n));
@@ -492,6 +493,7 @@ async fn as_many_compactions_as_there_are_workers_run_at_once_and_the_others_wai
     assert_eq!(database.compactions().len(), 2, "no more than there are workers");
     held.store(false, Ordering::SeqCst);
     commanded.await.unwrap().unwrap();
+    twice.await.unwrap().unwrap();
     let segments = |n: usize| {
         let dir = format!("default/t{n}/");
         disk.files()
@@ -504,5 +506,31 @@ async fn as_many_compactions_as_there_are_workers_run_at_once_and_the_others_wai
     until("all are done", || (0..4).all(|n| segments(n) <= 2) && database.compactions().is_empty()).await;
     for (n, table) in tables.iter().enumerate() {
         assert_eq!(now(&database, table, None).await.len(), rows_of(n));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_the_compaction_of_a_partition_keeps_no_worker_from_others() {
+    let disk = SimDisk::new();
+    let (database, _) = timed(&disk, 2).await;
+    // Too few segments for the background.
+    let filled = async |name: &str| {
+        let table = create(&database, name, TableKind::Shared).await.unwrap();
+        for round in 0..3 {
+            database.commit(vec![insert(&table, None, &rows(round * 5..round * 5 + 5, "a"))]).await.unwrap();
+            database.flush(&table, None).await.unwrap();
+        }
+        table
+    };
+    let (slow, other) = (filled("slow").await, filled("other").await);
+    let gate = Gate::before(&disk, Operation::Write, "slow/batch-compaction");
+    let first = compact_beside(&database, &slow);
+    until("it begins", || gate.is_reached()).await;
+    let again: Vec<_> = (0..3).map(|_| compact_beside(&database, &slow)).collect();
+    let beside = tokio::time::timeout(PATIENCE / 2, database.compact(&other, None)).await;
+    assert_eq!(beside.expect("a worker is free").unwrap().segments_in, 3);
+    gate.open();
+    for done in again.into_iter().chain([first]) {
+        done.await.unwrap().unwrap();
     }
 }

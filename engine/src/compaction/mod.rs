@@ -137,9 +137,20 @@ pub(crate) async fn compact(
     let (database, partition) = (database.clone(), partition.clone());
     // A task of its own: dropped halfway, it would give up its locks while its files are still being written.
     let task = tokio::spawn(async move {
-        let _worker = database.compacting().worker().await?;
+        let compactions = database.compacting();
+        let (_worker, _one_at_a_time) = loop {
+            let worker = compactions.worker().await?;
+            if let Ok(alone) = partition.compacting.try_lock() {
+                break (worker, alone);
+            }
+            // Waits for the one that runs, and leaves the worker to others meanwhile.
+            drop(worker);
+            let alone = partition.compacting.lock().await;
+            if let Some(worker) = compactions.free_worker() {
+                break (worker, alone);
+            }
+        };
         let _open = database.stay_open().await?;
-        let _one_at_a_time = partition.compacting.lock().await;
         let running = database.compacting().begin(&partition.id, database.clock().now_micros());
         let (db, of) = (database.clone(), partition.clone());
         let work = tokio::task::spawn_blocking(move || {

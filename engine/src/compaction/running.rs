@@ -109,6 +109,11 @@ impl Compactions {
         self.workers.acquire().await.map_err(|_| Error::Closed)
     }
 
+    /// The same without waiting, if one is free.
+    pub(crate) fn free_worker(&self) -> Option<SemaphorePermit<'_>> {
+        self.workers.try_acquire().ok()
+    }
+
     /// Lists a compaction until the result is dropped.
     pub(crate) fn begin(self: &Arc<Self>, partition: &PartitionId, now: i64) -> Running {
         let mut running = self.running.lock();
