@@ -2,12 +2,19 @@
 //!
 //! Whoever made such a filter takes what passes and what does not as it comes, so a leaf that leaves rows out by it only
 //! saves work. It must do so after hidden rows are gone and before anybody counts rows for a limit.
+//!
+//! DataFusion writes such a filter in terms of expressions that are given when it is made (what TopK sorts by, the keys of
+//! a join), and puts a scan's columns in their place wherever they occur. Where one of them contains another, as in
+//! `ORDER BY a + b, a`, it exchanges part of the outer one first and no longer knows it: what is left reads whatever
+//! columns have these places in the scan. A leaf must not take such a filter ([`takes`]).
 
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::{filter_record_batch, prep_null_mask_filter};
 use datafusion::common::Result;
+use datafusion::common::tree_node::TreeNode;
+use datafusion::physical_expr::expressions::DynamicFilterPhysicalExpr;
 use datafusion::physical_expr::{DynamicFilterTracking, PhysicalExpr, conjunction};
 use datafusion::physical_plan::metrics::Count;
 
@@ -19,6 +26,22 @@ const WORTH: usize = 20;
 /// True if a filter can change while a statement runs.
 pub(super) fn is_dynamic(filter: &Arc<dyn PhysicalExpr>) -> bool {
     DynamicFilterTracking::classify(filter).contains_dynamic_filter()
+}
+
+/// True if a leaf may evaluate a filter; see the module for when it may not.
+pub(super) fn takes(filter: &Arc<dyn PhysicalExpr>) -> bool {
+    let mixed_up = |expr: &Arc<dyn PhysicalExpr>| {
+        Ok(expr.downcast_ref::<DynamicFilterPhysicalExpr>().is_some_and(|filter| {
+            let operands = filter.children();
+            operands.iter().any(|outer| operands.iter().any(|inner| contains(outer, inner)))
+        }))
+    };
+    !filter.exists(mixed_up).unwrap_or(true)
+}
+
+/// True if an expression is part of another, and not all of it.
+fn contains(outer: &Arc<dyn PhysicalExpr>, inner: &Arc<dyn PhysicalExpr>) -> bool {
+    outer.children().into_iter().any(|child| child == inner || contains(child, inner))
 }
 
 /// Leaves rows out by a filter that changes, as long as that is worth it.
@@ -71,7 +94,7 @@ mod tests {
     use super::*;
     use arrow::array::{ArrayRef, Int64Array};
     use datafusion::logical_expr::Operator;
-    use datafusion::physical_expr::expressions::{BinaryExpr, Column, DynamicFilterPhysicalExpr, lit};
+    use datafusion::physical_expr::expressions::{BinaryExpr, Column, lit};
 
     fn batch(rows: i64) -> RecordBatch {
         let numbers = (0..rows).map(|n| (n % 10 != 9).then_some(n));
@@ -114,5 +137,23 @@ mod tests {
         changing.update(below(0)).unwrap();
         assert_eq!(filter.apply(batch(100)).unwrap().num_rows(), 0);
         assert_eq!(pruned.value(), 100);
+    }
+
+    #[test]
+    fn a_filter_of_expressions_that_contain_one_another_is_not_taken() {
+        let column = |name, at| -> Arc<dyn PhysicalExpr> { Arc::new(Column::new(name, at)) };
+        let sum: Arc<dyn PhysicalExpr> =
+            Arc::new(BinaryExpr::new(column("n", 0), Operator::Plus, column("m", 1)));
+        let taken = |children| {
+            let changing: Arc<dyn PhysicalExpr> =
+                Arc::new(DynamicFilterPhysicalExpr::new(children, lit(true)));
+            assert_eq!(takes(&changing), takes(&conjunction([below(5), changing.clone()])));
+            takes(&changing)
+        };
+        assert!(taken(vec![column("n", 0), column("m", 1), column("n", 0)]));
+        assert!(taken(vec![sum.clone(), sum.clone(), column("o", 2)]));
+        assert!(!taken(vec![sum.clone(), column("m", 1)]));
+        assert!(!taken(vec![column("n", 0), sum]));
+        assert!(takes(&below(5)));
     }
 }

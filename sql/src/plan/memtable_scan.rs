@@ -27,7 +27,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use kalamdb_engine::{PartitionView, RowsChunk, UserId};
 
-use super::dynamic_filter::{DynamicFilter, is_dynamic};
+use super::dynamic_filter::{DynamicFilter, is_dynamic, takes};
 use super::{ScanColumn, show_output};
 
 /// Rows worth a partition of their own.
@@ -266,7 +266,8 @@ impl ExecutionPlan for MemtableScanExec {
         result: ChildPushdownResult,
         _: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
-        let dynamic = |filter: &&ChildFilterPushdownResult| is_dynamic(&filter.filter);
+        let dynamic =
+            |filter: &&ChildFilterPushdownResult| is_dynamic(&filter.filter) && takes(&filter.filter);
         let taken: Vec<_> =
             result.parent_filters.iter().filter(dynamic).map(|taken| taken.filter.clone()).collect();
         // A leaf that promises nothing.

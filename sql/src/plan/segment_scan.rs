@@ -31,7 +31,7 @@ use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, Liter
 use datafusion::physical_expr::projection::{ProjectionExpr, ProjectionExprs};
 use datafusion::physical_plan::execution_plan::ReplaceChildrenOptions;
 use datafusion::physical_plan::filter_pushdown::{
-    ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation,
+    ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation, PushedDown,
 };
 use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -40,6 +40,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use kalamdb_engine::project::{Source, source};
 use kalamdb_engine::{Bound, Segment, TableSchema as Version};
 
+use super::dynamic_filter::takes;
 use super::pruning::scalar;
 use super::segment_files::{Access, ColdChunk, files};
 use super::segment_reader::SegmentReaderFactory;
@@ -361,7 +362,15 @@ impl ExecutionPlan for SegmentScanExec {
         result: ChildPushdownResult,
         config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
-        let mut pushed = self.inner.handle_child_pushdown_result(phase, result, config)?;
+        let taken: Vec<bool> = result.parent_filters.iter().map(|filter| takes(&filter.filter)).collect();
+        let mut offered = result;
+        let mut at = taken.iter();
+        offered.parent_filters.retain(|_| at.next().is_some_and(|taken| *taken));
+        let mut pushed = self.inner.handle_child_pushdown_result(phase, offered, config)?;
+        // One answer for each filter: those that were not offered are not applied.
+        let mut answers = std::mem::take(&mut pushed.filters).into_iter();
+        let answer = |taken: bool| if taken { answers.next() } else { None }.unwrap_or(PushedDown::No);
+        pushed.filters = taken.into_iter().map(answer).collect();
         pushed.updated_node = pushed.updated_node.map(|inner| self.around(inner));
         Ok(pushed)
     }

@@ -1,10 +1,8 @@
 //! Random statements about the tables there are.
 
-use std::collections::HashSet;
-
 use rand::Rng;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::expressions::{Scope, condition, filter, value};
 use super::schema::{Column, Table, Type, constant, value as field};
@@ -153,6 +151,9 @@ fn alter(rng: &mut StdRng, table: &mut Table) -> String {
 }
 
 fn query(rng: &mut StdRng, table: &Table, other: &Table) -> Step {
+    if rng.random_bool(0.15) {
+        return top(rng, table, other);
+    }
     let kinds = [select, select, join, join, group, group, union, distinct, window, nested];
     let sql = kinds.choose(rng).expect("there are kinds")(rng, table, other);
     // Rows that are alike in all columns may change places.
@@ -173,6 +174,36 @@ fn query(rng: &mut StdRng, table: &Table, other: &Table) -> Step {
     }
 }
 
+/// The first rows by values that are computed from one another's.
+fn top(rng: &mut StdRng, table: &Table, other: &Table) -> Step {
+    let scope = Scope::of(&[("t", table)]);
+    let column = scope.pick_of(rng, Type::Int).expect("keys are numbers").name.clone();
+    let more = value(rng, &scope, Type::Int, 1);
+    let mut values = vec![
+        column.clone(),
+        format!("({column} + {more}) % 997"),
+        format!("abs({column})"),
+        format!("-{column}"),
+    ];
+    values.shuffle(rng);
+    values.truncate(rng.random_range(2..=4));
+    let selected: Vec<String> =
+        values.iter().enumerate().map(|(at, value)| format!("{value} AS v{at}")).collect();
+    values.shuffle(rng);
+    let order = values.iter().map(|value| {
+        format!(
+            "{value} {}",
+            ["ASC NULLS FIRST", "DESC NULLS LAST"].choose(rng).expect("there are directions")
+        )
+    });
+    let order = order.collect::<Vec<_>>().join(", ");
+    let (selected, limit) = (selected.join(", "), rng.random_range(1..12));
+    let filter = filter(rng, &scope, other);
+    let sql =
+        format!("SELECT {selected} FROM {} t WHERE {filter} ORDER BY {order} LIMIT {limit}", table.name);
+    Step::Query { sql, ordered: true }
+}
+
 /// A query, and how many columns it has.
 struct Selected {
     text: String,
@@ -180,14 +211,11 @@ struct Selected {
 }
 
 fn values(rng: &mut StdRng, scope: &Scope) -> Vec<String> {
-    let mut seen = HashSet::new();
     (0..rng.random_range(1..4))
         .map(|at| {
             let kind = scope.pick(rng).kind;
             (at, value(rng, scope, kind, 2))
         })
-        // DataFusion refuses to order by columns that are the same: SELECT v, id, v ... ORDER BY 1, 2, 3.
-        .filter(|(_, value)| seen.insert(value.clone()))
         .map(|(at, value)| format!("{value} AS v{at}"))
         .collect()
 }
