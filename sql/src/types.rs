@@ -8,6 +8,7 @@ use kalamdb_engine::DataType;
 use kalamdb_engine::TYPE_METADATA_KEY;
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::names;
 use crate::session::ColumnInfo;
 
 /// The digits of a DECIMAL written without any.
@@ -95,11 +96,31 @@ fn decimal(digits: &ExactNumberInfo) -> Result<DataType> {
     }
 }
 
+/// The types without their modifiers.
+const NAMES: [&str; 14] = [
+    "BOOLEAN",
+    "SMALLINT",
+    "INT",
+    "BIGINT",
+    "FLOAT",
+    "DOUBLE",
+    "DECIMAL",
+    "TEXT",
+    "BYTES",
+    "JSON",
+    "TIMESTAMP",
+    "DATE",
+    "TIME",
+    "UUID",
+];
+
 fn unknown(sql: &SqlType) -> Error {
-    Error::new(ErrorCode::Unsupported, format!("there is no type {sql}")).with_hint(
-        "the types are BOOLEAN, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p,s), TEXT, BYTES, JSON, TIMESTAMP, \
-         DATE, TIME, UUID and arrays of them",
-    )
+    let types = format!("the types are {} and arrays of them", NAMES.join(", "));
+    let hint = match names::nearest(&sql.to_string(), NAMES) {
+        Some(near) => format!("did you mean {near}? {types}"),
+        None => types,
+    };
+    Error::new(ErrorCode::Unsupported, format!("there is no type {sql}")).with_hint(hint)
 }
 
 /// The SQL name of a result column's type.

@@ -118,6 +118,8 @@ fn errors_say_where_and_hint_at_the_nearest_name() {
     assert_eq!(error["statement_index"], 1);
     assert!(root.refused("SELECT scor FROM app.messages", 404, "COLUMN_NOT_FOUND").hint().contains("score"));
     assert!(root.refused("SHOW TABLES IN ap", 404, "NAMESPACE_NOT_FOUND").hint().contains("app"));
+    let mistyped = root.refused("CREATE TABLE app.numbers (id BIGINTT PRIMARY KEY)", 400, "UNSUPPORTED");
+    assert!(mistyped.hint().contains("did you mean BIGINT?"));
     let refusal = root.refused("SELECT 1 +\n* 2", 400, "SYNTAX_ERROR");
     assert_eq!(refusal.answer["error"]["position"]["line"], 2, "{}", refusal.answer);
     let refusal = root.refused("DROP NAMESPACE app", 409, "IN_USE");

@@ -4,7 +4,8 @@ use std::any::TypeId;
 use std::cell::Cell;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArgumentList, FunctionArguments, Ident, ObjectName, UnaryOperator,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName,
+    UnaryOperator,
 };
 use datafusion::sql::sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -145,13 +146,15 @@ fn identity_function(parser: &mut Parser<'_>) -> Result<Expr, ParserError> {
     if parser.consume_token(&Token::LParen) {
         parser.expect_token(&Token::RParen)?;
     }
-    Ok(call(name))
+    Ok(call(name, Vec::new()))
 }
 
-fn call(name: Ident) -> Expr {
-    let list = FunctionArgumentList { duplicate_treatment: None, args: Vec::new(), clauses: Vec::new() };
+/// A call by name.
+pub(crate) fn call(name: impl Into<Ident>, args: Vec<Expr>) -> Expr {
+    let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
+    let list = FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() };
     Expr::Function(Function {
-        name: ObjectName::from(vec![name]),
+        name: ObjectName::from(vec![name.into()]),
         uses_odbc_syntax: false,
         parameters: FunctionArguments::None,
         args: FunctionArguments::List(list),

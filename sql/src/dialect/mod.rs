@@ -35,7 +35,7 @@ pub use ast::{
     Compact, CreateNamespace, CreateTable, CreateUser, CreateView, Export, Flush, ParsedStatement, Purge,
     Statement, TableRef,
 };
-pub(crate) use grammar::KalamDialect;
+pub(crate) use grammar::{KalamDialect, call};
 pub(crate) use options::alter as alter_option;
 pub(crate) use texts::Texts;
 

@@ -1,9 +1,11 @@
 //! Functions and operators that DataFusion has under other names.
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
-    Ident, ObjectName, Select, SelectItem, UnaryOperator, Value,
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName,
+    Select, SelectItem, UnaryOperator, Value,
 };
+
+use crate::dialect::call;
 
 /// Names of PostgreSQL and of DataFusion.
 const NAMES: [(&str, &str); 7] = [
@@ -93,20 +95,4 @@ fn operands<const N: usize>(function: &Function) -> Option<[Expr; N]> {
 fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
     let nested = |expr| Box::new(Expr::Nested(Box::new(expr)));
     Expr::BinaryOp { left: nested(left), op, right: nested(right) }
-}
-
-/// A call by name.
-pub(super) fn call(name: &str, args: Vec<Expr>) -> Expr {
-    let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
-    let list = FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() };
-    Expr::Function(Function {
-        name: ObjectName::from(vec![Ident::new(name)]),
-        uses_odbc_syntax: false,
-        parameters: FunctionArguments::None,
-        args: FunctionArguments::List(list),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: Vec::new(),
-    })
 }

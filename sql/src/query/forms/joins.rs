@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::ast::{
     SelectItem, TableFactor, VisitMut, VisitorMut,
 };
 
-use super::calls::call;
+use crate::dialect::call;
 use crate::query::system_columns::normal;
 
 /// Names such columns with their tables.
