@@ -49,6 +49,7 @@ pub fn all() -> Vec<Box<dyn report::Comparison>> {
         Box::new(small_partitions::SmallPartitions),
         Box::new(sql_scan::Scan),
         Box::new(sql_scan::Range),
+        Box::new(sql_scan::Operators),
         Box::new(sql_paths::Paths),
     ]
 }

@@ -101,6 +101,48 @@ fn hot(place: &Place) -> Outcome<Vec<Sample>> {
     Ok(samples)
 }
 
+/// Sorts and joins, whose memory is counted and bounded here and is not beside.
+#[derive(Debug)]
+pub struct Operators;
+
+impl Comparison for Operators {
+    fn name(&self) -> &'static str {
+        "sql-operators"
+    }
+
+    fn run(&self, place: &Place) -> Outcome<Vec<Sample>> {
+        const QUERIES: [(&str, &str); 4] = [
+            ("ORDER BY text and number", "SELECT id, name, score FROM rows ORDER BY name, score DESC"),
+            ("ORDER BY with LIMIT", "SELECT id, name, body FROM rows ORDER BY score, id LIMIT 10"),
+            (
+                "JOIN by key",
+                "SELECT a.score, count(*) FROM rows a JOIN rows b ON b.id = a.id + 1 GROUP BY a.score",
+            ),
+            (
+                "window",
+                "SELECT max(r) FROM (SELECT row_number() OVER (PARTITION BY name ORDER BY score) r FROM rows)",
+            ),
+        ];
+        let dir = place.dir()?;
+        let fixture = SqlFixture::open(place, &dir.path().join("db"))?;
+        fixture.fill(0..ROWS)?;
+        fixture.run("FLUSH TABLE rows", &[])?;
+        let files = fixture.over_parquet()?;
+        let mut samples = Vec::new();
+        for (what, sql) in QUERIES {
+            let times = fixture.beside(&files, sql, TURNS)?;
+            samples.push(sample(
+                format!("sql: {what}, {ROWS} flushed rows"),
+                "DataFusion, same Parquet",
+                times,
+                1.3,
+            ));
+        }
+        fixture.close()?;
+        Ok(samples)
+    }
+}
+
 /// A query for 1 % of the time that a hundred segments cover.
 #[derive(Debug)]
 pub struct Range;
