@@ -110,7 +110,7 @@ fn options(loaded: &Loaded) -> Options {
     options.live.heartbeat = config.live.heartbeat.0;
     options.live.queue_bytes = config.live.queue.bytes();
     config.storage.apply(&mut options.engine);
-    options.engine.stores = stores::configured();
+    options.engine.stores = stores::configured(&config.credentials);
     options.engine.retain.age = config.live.retention.0;
     options.engine.retain.bytes = config.live.retention_bytes.0;
     let setting = |Shown { name, value, source }| Setting { name, value, source };

@@ -1,9 +1,10 @@
-//! Object stores that storage locations name, with credentials from the environment.
+//! Object stores that storage locations name, with credentials from the environment or the configuration.
 //!
 //! A location's `credentials_ref` of `env:ARCHIVE` stands for the variables `ARCHIVE_ENDPOINT`, `ARCHIVE_REGION`,
 //! `ARCHIVE_ACCESS_KEY_ID` and `ARCHIVE_SECRET_ACCESS_KEY`, as far as they are set. They are read when the store is first
-//! used and are kept nowhere else.
+//! used and are kept nowhere else. `config:archive` stands for the settings `credentials.archive`.
 
+use std::collections::BTreeMap;
 use std::env::VarError;
 use std::io;
 use std::path::Path;
@@ -12,26 +13,46 @@ use std::sync::Arc;
 use kalamdb_sql::engine::store::{Credentials, S3Location, Stores};
 use kalamdb_sql::engine::{Disk, RealDisk};
 
-/// The stores that the environment has credentials for.
-pub(crate) fn configured() -> Arc<dyn Stores> {
-    Arc::new(EnvironmentStores)
+use crate::config::StoreCredentials;
+
+/// The stores that the environment or these settings have credentials for.
+pub(crate) fn configured(settings: &BTreeMap<String, StoreCredentials>) -> Arc<dyn Stores> {
+    Arc::new(ConfiguredStores { settings: settings.clone() })
 }
 
 #[derive(Debug)]
-struct EnvironmentStores;
+struct ConfiguredStores {
+    settings: BTreeMap<String, StoreCredentials>,
+}
 
-impl Stores for EnvironmentStores {
+impl Stores for ConfiguredStores {
     fn open(&self, name: &str, mounted: &Path, spool: &Path) -> io::Result<Arc<dyn Disk>> {
         let refused =
             |reason: String| io::Error::new(io::ErrorKind::InvalidInput, format!("{name}: {reason}"));
         let (reference, url) = name.split_once(' ').ok_or_else(|| refused("it names no location".into()))?;
         let location = S3Location::parse(url).map_err(|reason| refused(reason.into()))?;
-        let credentials = match reference.strip_prefix("env:") {
-            Some(prefix) => credentials(prefix, |name| std::env::var(name)).map_err(refused)?,
-            None => Credentials::default(),
+        let credentials = match reference.split_once(':') {
+            Some(("env", prefix)) => credentials(prefix, |name| std::env::var(name)).map_err(refused)?,
+            Some(("config", name)) => match self.settings.get(name) {
+                Some(found) => found.into(),
+                None => return Err(refused(format!("the configuration has no credentials.{name}"))),
+            },
+            _ => Credentials::default(),
         };
         let local: Arc<dyn Disk> = Arc::new(RealDisk);
         location.open(&credentials, &local, mounted, spool)
+    }
+}
+
+impl From<&StoreCredentials> for Credentials {
+    fn from(settings: &StoreCredentials) -> Self {
+        let set = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        Self {
+            endpoint: set(&settings.endpoint),
+            region: set(&settings.region),
+            access_key_id: set(&settings.access_key_id),
+            secret_access_key: set(&settings.secret_access_key),
+        }
     }
 }
 
@@ -72,5 +93,19 @@ mod tests {
         assert_eq!((found.endpoint.as_deref(), found.region), (Some("http://store"), None));
         let refused = credentials("B", set).unwrap_err();
         assert!(refused.contains("B_SECRET_ACCESS_KEY"), "{refused}");
+    }
+
+    #[test]
+    fn what_the_configuration_does_not_have_is_refused_by_name() {
+        let archive = StoreCredentials { region: "eu".into(), ..StoreCredentials::default() };
+        let found = Credentials::from(&archive);
+        assert_eq!((found.region.as_deref(), found.endpoint), (Some("eu"), None));
+        let settings = BTreeMap::from([("archive".to_owned(), archive)]);
+        let open = |reference: &str| {
+            let here = Path::new("/nowhere");
+            configured(&settings).open(&format!("{reference} s3://bucket/prefix"), here, here).map(drop)
+        };
+        let refused = open("config:other").unwrap_err().to_string();
+        assert!(refused.contains("credentials.other"), "{refused}");
     }
 }

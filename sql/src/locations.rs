@@ -142,21 +142,27 @@ async fn check(ctx: &StatementContext, new: &Record) -> Result<()> {
     }
 }
 
+fn is_name(name: &str, letter: impl Fn(char) -> bool) -> bool {
+    !name.is_empty() && name.chars().all(|c| letter(c) || c.is_ascii_digit() || c == '_')
+}
+
 /// A bucket is tried out: something is written to it, read and removed.
 async fn check_s3(ctx: &StatementContext, path: &str, credentials_ref: Option<&str>) -> Result<()> {
     let refuse = |message: String| Err(Error::new(ErrorCode::InvalidParameter, message));
     if let Err(reason) = S3Location::parse(path) {
         return refuse(format!("path = {path:?} is not possible: {reason}"));
     }
-    let named = |name: &str| {
-        !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    let named = |reference: &str| match reference.split_once(':') {
+        Some(("env", name)) => is_name(name, |c| c.is_ascii_uppercase()),
+        Some(("config", name)) => is_name(name, |c| c.is_ascii_alphabetic() || c == '-'),
+        _ => false,
     };
-    if !credentials_ref.is_none_or(|reference| reference.strip_prefix("env:").is_some_and(named)) {
-        let message =
-            "credentials_ref of an object store is 'env:NAME', where NAME has capitals, digits and _";
+    if !credentials_ref.is_none_or(named) {
+        let message = "credentials_ref of an object store is 'env:NAME', where NAME has capitals, digits and _, or \
+                       'config:name'";
         return Err(Error::new(ErrorCode::InvalidParameter, message).with_hint(
             "NAME_ACCESS_KEY_ID, NAME_SECRET_ACCESS_KEY, NAME_ENDPOINT and NAME_REGION are read from the \
-                        server's environment",
+                        server's environment, access_key_id and so on of credentials.name from its configuration",
         ));
     }
     let store = object_store(credentials_ref, path);

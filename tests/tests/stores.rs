@@ -3,14 +3,16 @@
 //! `KALAMDB_TEST_S3` names the server, say `http://127.0.0.1:8333`; it has to take the key `kalam` with the secret
 //! `kalam-secret` and to have a bucket `kalamdb`. Without it the test says that it was skipped.
 
+use std::io::Write;
 use std::process;
 
 use kalamdb_tests::{Command, Options, Server};
 use serde_json::json;
 
 /// The environment of a server, and of commands, that may use the store.
-fn environment(endpoint: &str) -> Vec<(&str, &str)> {
+fn environment<'a>(endpoint: &'a str, config: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![
+        ("KALAMDB_CONFIG", config),
         ("ARCHIVE_ENDPOINT", endpoint),
         ("ARCHIVE_ACCESS_KEY_ID", "kalam"),
         ("ARCHIVE_SECRET_ACCESS_KEY", "kalam-secret"),
@@ -26,7 +28,10 @@ fn a_table_in_a_bucket_survives_what_a_local_one_does() {
         eprintln!("skipped: KALAMDB_TEST_S3 names no server");
         return;
     };
-    let environment = environment(&endpoint);
+    let mut config = tempfile::NamedTempFile::new().unwrap();
+    writeln!(config, "[credentials.archive]\nendpoint = {endpoint:?}").unwrap();
+    writeln!(config, "access_key_id = \"kalam\"\nsecret_access_key = \"kalam-secret\"").unwrap();
+    let environment = environment(&endpoint, config.path().to_str().unwrap());
     let options =
         environment.iter().fold(Options::default(), |options, (name, value)| options.env(name, value));
     let mut server = Server::start_with(options);
@@ -40,17 +45,18 @@ fn a_table_in_a_bucket_survives_what_a_local_one_does() {
     let location = |name: &str, credentials: &str| {
         format!(
             "INSERT INTO system.storage_locations (location_name, location_type, path, credentials_ref) \
-             VALUES ('{name}', 's3', 's3://kalamdb/{prefix}', '{credentials}')"
+             VALUES ('{name}', 's3', 's3://kalamdb/{prefix}/{name}', '{credentials}')"
         )
     };
-    for credentials in ["env:TYPO", "env:NOTHING"] {
+    for credentials in ["env:TYPO", "env:NOTHING", "config:nothing"] {
         let refused = root.refused(&location("wrong", credentials), 400, "INVALID_PARAMETER");
         assert!(!refused.message().contains("not-the-secret"), "{refused:?}");
     }
     root.sql(&location("cold", "env:ARCHIVE"));
+    root.sql(&location("configured", "config:archive"));
     root.sql(
         "CREATE NAMESPACE app; CREATE SHARED TABLE app.t (id BIGINT PRIMARY KEY, body TEXT) LOCATION REFERENCE 'cold'; \
-         CREATE USER TABLE app.u (id BIGINT PRIMARY KEY, body TEXT) LOCATION REFERENCE 'cold'; \
+         CREATE USER TABLE app.u (id BIGINT PRIMARY KEY, body TEXT) LOCATION REFERENCE 'configured'; \
          INSERT INTO app.t VALUES (1, 'one'), (2, 'two'), (3, 'three'); FLUSH TABLE app.t; \
          UPDATE app.t SET body = 'zwei' WHERE id = 2; DELETE FROM app.t WHERE id = 3; FLUSH TABLE app.t; \
          INSERT INTO app.t VALUES (4, 'hot'); \
@@ -73,7 +79,8 @@ fn a_table_in_a_bucket_survives_what_a_local_one_does() {
     let checked = check(&environment);
     assert!(checked.code == 0 && checked.stdout.contains("tables: 2 partitions"), "{checked:?}");
     let blind = check(&[]);
-    assert!(blind.code == 2 && blind.stderr.contains("ARCHIVE_ACCESS_KEY_ID"), "{blind:?}");
+    let said = |what| blind.stderr.contains(what);
+    assert!(blind.code == 2 && (said("ARCHIVE_ACCESS_KEY_ID") || said("credentials.archive")), "{blind:?}");
     let repaired = Command::run(&["repair", data.to_str().unwrap()], &environment);
     assert!(repaired.code == 0 && repaired.stdout.contains("nothing to repair"), "{repaired:?}");
 

@@ -1,12 +1,16 @@
 //! `kalamdb check` and `kalamdb repair`: for a data directory that no server uses.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use kalamdb_sql::engine::LogVerdict as Verdict;
 use kalamdb_sql::engine::offline;
+use kalamdb_sql::engine::store::Stores;
 
+use crate::config::{self, ConfigError, Flags};
 use crate::stores;
 
 /// Arguments of `kalamdb check`.
@@ -14,6 +18,9 @@ use crate::stores;
 pub(crate) struct CheckArgs {
     /// The data directory
     dir: PathBuf,
+    /// The server's TOML file, if it has credentials of object stores
+    #[arg(long, value_name = "FILE", env = "KALAMDB_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 /// Arguments of `kalamdb repair`.
@@ -21,6 +28,9 @@ pub(crate) struct CheckArgs {
 pub(crate) struct RepairArgs {
     /// The data directory
     dir: PathBuf,
+    /// The server's TOML file, if it has credentials of object stores
+    #[arg(long, value_name = "FILE", env = "KALAMDB_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 /// Exit code for damage, and for a directory that cannot be looked at.
@@ -29,7 +39,11 @@ const DAMAGE: u8 = 2;
 /// Verifies log, manifests, segments and delete vectors, and changes nothing. Exit code 0 if all is as it was written, 1
 /// if only the last write to the log was cut short, 2 for damage.
 pub(crate) fn check(args: &CheckArgs) -> ExitCode {
-    let report = match offline::check(&args.dir, stores::configured()) {
+    let stores = match stores(args.config.as_deref()) {
+        Ok(stores) => stores,
+        Err(error) => return failed(&error),
+    };
+    let report = match offline::check(&args.dir, stores) {
         Ok(report) => report,
         Err(error) => return failed(&error),
     };
@@ -63,7 +77,11 @@ pub(crate) fn check(args: &CheckArgs) -> ExitCode {
 
 /// Rebuilds manifests from segments. Exit code 0 if nothing is left to mend, 2 otherwise.
 pub(crate) fn repair(args: &RepairArgs) -> ExitCode {
-    let report = match offline::repair(&args.dir, stores::configured()) {
+    let stores = match stores(args.config.as_deref()) {
+        Ok(stores) => stores,
+        Err(error) => return failed(&error),
+    };
+    let report = match offline::repair(&args.dir, stores) {
         Ok(report) => report,
         Err(error) => return failed(&error),
     };
@@ -76,7 +94,14 @@ pub(crate) fn repair(args: &RepairArgs) -> ExitCode {
     if report.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) }
 }
 
-fn failed(error: &kalamdb_sql::engine::Error) -> ExitCode {
+/// The stores that the server of that file would use.
+fn stores(config: Option<&Path>) -> Result<Arc<dyn Stores>, ConfigError> {
+    let Some(file) = config else { return Ok(stores::configured(&BTreeMap::new())) };
+    let flags = Flags { file: Some(file.to_owned()), settings: Vec::new() };
+    Ok(stores::configured(&config::load(&flags, std::env::vars_os())?.config.credentials))
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
     eprintln!("kalamdb: {error}");
     ExitCode::from(DAMAGE)
 }

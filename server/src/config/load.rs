@@ -72,10 +72,15 @@ pub fn load(
     }
 }
 
-/// Every setting's dotted name, in the order of the alphabet.
-pub(super) fn known_keys() -> Vec<String> {
+/// The dotted name of every setting that there always is, in the order of the alphabet.
+fn known_keys() -> Vec<String> {
+    keys(&Config::default())
+}
+
+/// The dotted name of everything that is set, in the order of the alphabet.
+pub(super) fn keys(config: &Config) -> Vec<String> {
     let mut keys = Vec::new();
-    if let Ok(value) = Value::serialize(Config::default()) {
+    if let Ok(value) = Value::serialize(config) {
         collect(&value, "", &mut keys);
     }
     keys
@@ -248,6 +253,21 @@ mod tests {
     }
 
     #[test]
+    fn credentials_of_stores_are_shown_without_their_secrets() {
+        let loaded = load_text(
+            "[credentials.archive]\nendpoint = \"http://store\"\naccess_key_id = \"id\"\nsecret_access_key = \"s3cret\"",
+        );
+        let loaded = loaded.ok().unwrap();
+        assert_eq!(loaded.config.credentials["archive"].secret_access_key, "s3cret");
+        let text = loaded.show();
+        assert!(text.contains("credentials.archive.endpoint = \"http://store\""), "{text}");
+        assert!(
+            text.contains("credentials.archive.secret_access_key = \"(hidden)\"") && !text.contains("s3cret"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn an_unknown_name_is_an_error_that_names_it() {
         for text in ["lisen = \"x\"", "[live]\nheartbeet = \"3s\"", "[lives]\nheartbeat = \"3s\""] {
             let error = load_text(text).err().unwrap();
@@ -272,6 +292,8 @@ mod tests {
             ("[storage]\nmemory = \"1KiB\"", "storage.memory"),
             ("log_format = \"xml\"", "log_format"),
             ("listen = \"nowhere\"", "listen"),
+            ("[credentials.archive]\naccess_key_id = \"id\"", "credentials"),
+            ("[credentials.archive]\npassword = \"id\"", "credentials.archive.password"),
         ];
         for (text, key) in cases {
             let error = load_text(text).err().unwrap();

@@ -8,6 +8,7 @@ mod load;
 mod show;
 mod storage;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,6 +45,22 @@ pub struct Config {
     pub live: Live,
     /// The engine.
     pub storage: Storage,
+    /// Credentials of object stores, by the name that a storage location's `config:name` refers to.
+    pub credentials: BTreeMap<String, StoreCredentials>,
+}
+
+/// Credentials of an object store. An empty text is none.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreCredentials {
+    /// Where the store is, if it is not Amazon's: `http://127.0.0.1:8333`.
+    pub endpoint: String,
+    /// Its region; `us-east-1` if it has none.
+    pub region: String,
+    /// The access key's id.
+    pub access_key_id: String,
+    /// The access key's secret.
+    pub secret_access_key: String,
 }
 
 /// What one client may use up.
@@ -119,6 +136,7 @@ impl Default for Config {
             auth: Auth::default(),
             live: Live::default(),
             storage: Storage::default(),
+            credentials: BTreeMap::new(),
         }
     }
 }
@@ -166,6 +184,14 @@ impl Config {
     /// Checks what the types cannot.
     fn validate(&self) -> Result<(), (&'static str, String)> {
         self.storage.validate()?;
+        let half =
+            |keys: &StoreCredentials| keys.access_key_id.is_empty() || keys.secret_access_key.is_empty();
+        if let Some((name, _)) = self.credentials.iter().find(|(_, keys)| half(keys)) {
+            return Err((
+                "credentials",
+                format!("must have access_key_id and secret_access_key for {name:?}"),
+            ));
+        }
         if !self.auth.jwt_secret.is_empty() && self.auth.jwt_secret.len() < SHORTEST_SECRET {
             return Err(("auth.jwt_secret", format!("must have at least {SHORTEST_SECRET} bytes")));
         }

@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use figment::value::Value;
 
-use super::load::{Loaded, known_keys, origin};
+use super::load::{Loaded, keys, origin};
 
-/// Settings whose value is never printed.
-const SECRETS: [&str; 1] = ["auth.jwt_secret"];
+/// What the names of settings end with whose value is never printed.
+const SECRETS: [&str; 2] = ["jwt_secret", "secret_access_key"];
 
 /// One setting as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Loaded {
             let source = origin(&self.figment, &name);
             Shown { name, value, source }
         };
-        known_keys().into_iter().map(shown).collect()
+        keys(&self.config).into_iter().map(shown).collect()
     }
 
     /// The settings as TOML, with the source of each value in a comment.
@@ -57,11 +57,13 @@ impl Loaded {
     fn shown(&self, key: &str) -> Value {
         let value = Value::serialize(&self.config).ok().and_then(|value| value.find(key));
         match value {
-            Some(Value::String(_, text)) if SECRETS.contains(&key) && !text.is_empty() => {
-                Value::from("(hidden)")
-            }
+            Some(Value::String(_, text)) if is_secret(key) && !text.is_empty() => Value::from("(hidden)"),
             Some(value) => value,
             None => Value::from(""),
         }
     }
+}
+
+fn is_secret(key: &str) -> bool {
+    SECRETS.iter().any(|secret| key.ends_with(secret))
 }

@@ -65,6 +65,8 @@ async fn a_location_in_an_object_store_that_cannot_be_used_is_refused() {
         ("s3://data/../app", "'env:ARCHIVE'", "climbs nowhere"),
         ("s3://data/app", "'hunter2'", "env:NAME"),
         ("s3://data/app", "'env:'", "env:NAME"),
+        ("s3://data/app", "'config:'", "config:name"),
+        ("s3://data/app", "'config:a b'", "config:name"),
         ("s3://data/app", "'env:a b'", "env:NAME"),
     ] {
         let error = root.fail(&insert("a", path, credentials)).await;
