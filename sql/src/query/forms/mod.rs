@@ -4,10 +4,12 @@
 //! - A number of more than 15 digits that is no BIGINT is a DECIMAL: a DOUBLE would lose digits of it.
 //! - Functions and operators with other names ([`calls`]), LIKE with another escape character and templates of dates
 //!   ([`patterns`]), columns that a join with USING makes one of two ([`joins`]).
+//! - `SELECT DISTINCT` may be ordered by what it selects, however that is written ([`distinct`]).
 //!
 //! What would be ignored in silence (TABLESAMPLE, FOR UPDATE) is refused.
 
 mod calls;
+mod distinct;
 mod joins;
 mod numbers;
 mod patterns;
@@ -44,6 +46,7 @@ impl VisitorMut for Forms {
     type Break = Box<Error>;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Box<Error>> {
+        distinct::rewrite(query);
         flow(check(query).and_then(|()| match query.fetch.take() {
             Some(fetch) => limit(fetch, query),
             None => Ok(()),
