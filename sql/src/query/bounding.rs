@@ -20,7 +20,7 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::windows::WindowAggExec;
 
-use crate::plan::{Pace, Passing, PassingExec};
+use crate::plan::{OptionalSideExec, Pace, Passing, PassingExec};
 
 /// Rows that a join gets at first if each meets all of the other side.
 const OF_ALL_PAIRS: usize = 1;
@@ -46,6 +46,10 @@ impl PhysicalOptimizerRule for BoundedOperators {
 }
 
 fn bounded(node: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    if let Some(side) = node.downcast_ref::<OptionalSideExec>() {
+        // It was there for the optimizer.
+        return bounded(side.input());
+    }
     let pace = |first| Pace::new(first, node.properties().partitioning.partition_count());
     let (left, right, above) = match node {
         _ if node.is::<NestedLoopJoinExec>() || node.is::<CrossJoinExec>() => {

@@ -11,6 +11,8 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::logical_expr::{AggregateUDF, LogicalPlan};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 
@@ -19,6 +21,7 @@ use super::cache::PlanCache;
 use super::memory::{AllMemory, SpillFiles, SpillOptions};
 use super::not_in::ExactNotIn;
 use super::optimizing::Optimizing;
+use super::outer_joins::OptionalSides;
 use super::types::EngineTypes;
 use crate::dialect::Texts;
 use crate::dml::Turns;
@@ -84,6 +87,9 @@ impl QueryEngine {
             .with_disk_manager_builder(DiskManagerBuilder::default().with_temp_file_factory(Arc::new(files)))
             .build_arc()?;
         let types = Arc::new(EngineTypes);
+        let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(OptionalSides)];
+        rules.extend(PhysicalOptimizer::new().rules);
+        rules.push(Arc::new(BoundedOperators));
         let mut state = SessionStateBuilder::new()
             .with_session_id("kalamdb".into())
             .with_config(config(options, memory.each()))
@@ -93,7 +99,7 @@ impl QueryEngine {
             .with_default_features()
             .with_type_planner(types.clone())
             .with_analyzer_rule(Arc::new(ExactNotIn))
-            .with_physical_optimizer_rule(Arc::new(BoundedOperators))
+            .with_physical_optimizer_rules(rules)
             .build();
         state.register_function_rewrite(Arc::new(FittingConstants))?;
         state.register_function_rewrite(Arc::new(CheckedOperators))?;

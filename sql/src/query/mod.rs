@@ -26,6 +26,7 @@ mod multisets;
 mod never_null;
 mod not_in;
 mod optimizing;
+mod outer_joins;
 mod output;
 mod place;
 mod point;
