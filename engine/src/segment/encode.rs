@@ -255,3 +255,104 @@ fn threads() -> usize {
     static PROCESSORS: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
     PROCESSORS.min(MAX_THREADS)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use arrow::array::{Array, Int64Array, ListArray, StringViewArray};
+    use arrow::compute::concat_batches;
+    use arrow::datatypes::{Int64Type, Schema};
+    use kalamdb_wal::Disk;
+    use kalamdb_wal::sim::SimDisk;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::*;
+    use crate::ids::ColumnId;
+    use crate::stats::Bound;
+
+    const ROWS: usize = ROW_GROUP_ROWS + 1_001;
+
+    /// Rows that are said to be so large; a column may fail at a row.
+    struct Given {
+        rows: RecordBatch,
+        bytes: usize,
+        fails: Option<(usize, usize)>,
+    }
+
+    impl Columns for Given {
+        fn len(&self) -> usize {
+            self.rows.num_rows()
+        }
+
+        fn bytes(&self) -> usize {
+            self.bytes
+        }
+
+        fn column(&self, at: usize, rows: Range<usize>) -> Result<ArrayRef> {
+            match self.fails {
+                Some((column, row)) if column == at && rows.contains(&row) => Err(Error::Conflict),
+                _ => Ok(self.rows.column(at).slice(rows.start, rows.len())),
+            }
+        }
+    }
+
+    fn given(bytes: usize) -> Given {
+        let numbers = Int64Array::from_iter_values(0..ROWS as i64);
+        let texts: StringViewArray =
+            (0..ROWS).map(|row| (row % 5 > 0).then(|| format!("text number {row}"))).collect();
+        let lists = (0..ROWS).map(|row| (row % 3 > 0).then(|| vec![Some(row as i64), None]));
+        let lists = ListArray::from_iter_primitive::<Int64Type, _, _>(lists);
+        let field = |name, array: &dyn Array, nullable| Field::new(name, array.data_type().clone(), nullable);
+        let fields = vec![field("n", &numbers, false), field("t", &texts, true), field("l", &lists, true)];
+        let columns: Vec<ArrayRef> = vec![Arc::new(numbers), Arc::new(texts), Arc::new(lists)];
+        let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+        Given { rows, bytes, fails: None }
+    }
+
+    fn file(disk: &SimDisk, schema: SchemaRef) -> RowGroups {
+        let sink = Sink::new(disk.create(Path::new("/file")).unwrap());
+        RowGroups::new(sink, schema, WriterProperties::builder().build()).unwrap()
+    }
+
+    #[test]
+    fn rows_written_at_once_are_read_back_in_order_in_groups_of_one_size() {
+        // All at the same time, and one group after the other.
+        for bytes in [0, usize::MAX] {
+            let (disk, given) = (SimDisk::new(), given(bytes));
+            let mut file = file(&disk, given.rows.schema());
+            let mut numbers = Gather::new(ColumnId(1));
+            file.write(&given, vec![Some(&mut numbers), None, None]).unwrap();
+            file.push(&given.rows.slice(0, 10)).unwrap();
+            file.flush(true).unwrap();
+            let bytes = disk.contents(Path::new("/file")).unwrap();
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes)).unwrap();
+            let sizes: Vec<i64> =
+                reader.metadata().row_groups().iter().map(|group| group.num_rows()).collect();
+            assert_eq!(sizes, [66_037, 66_036, 10]);
+            let read: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+            let read = concat_batches(&given.rows.schema(), &read).unwrap();
+            assert_eq!(read.slice(0, ROWS), given.rows);
+            assert_eq!(read.slice(ROWS, 10), given.rows.slice(0, 10));
+            let learnt = numbers.finish();
+            assert_eq!((learnt.min, learnt.max), (Some(Bound::Int(0)), Some(Bound::Int(ROWS as i64 - 1))));
+        }
+    }
+
+    #[test]
+    fn a_column_that_fails_or_has_nulls_it_must_not_have_fails_the_whole() {
+        let disk = SimDisk::new();
+        let mut failing = given(0);
+        failing.fails = Some((1, ROWS - 1));
+        let failed = file(&disk, failing.rows.schema()).write(&failing, vec![None, None, None]);
+        assert!(matches!(failed, Err(Error::Conflict)), "{failed:?}");
+        let given = given(0);
+        let fields = given.rows.schema().fields().clone();
+        let strict = fields.iter().map(|field| field.as_ref().clone().with_nullable(false));
+        let schema = Arc::new(Schema::new(strict.collect::<Vec<_>>()));
+        disk.remove_file(Path::new("/file")).unwrap();
+        let failed = file(&disk, schema).write(&given, vec![None, None, None]);
+        assert!(matches!(failed, Err(Error::Internal { .. })), "{failed:?}");
+    }
+}
