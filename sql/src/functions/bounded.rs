@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef, Int64Type, IntervalMonthDayNanoType, TimeUnit};
-use datafusion::common::Result;
+use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{
@@ -24,6 +24,10 @@ const DAY_NANOS: i128 = 86_400_000_000_000;
 /// How much a function makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Growth {
+    /// All arguments, one after the other.
+    Joined,
+    /// The same, with the first one between the others.
+    Separated,
     /// The first argument as often as the second says.
     Repeated,
     /// As many characters as the second argument says.
@@ -36,7 +40,9 @@ enum Growth {
     Series,
 }
 
-const GROWING: [(&str, Growth); 8] = [
+const GROWING: [(&str, Growth); 10] = [
+    ("concat", Growth::Joined),
+    ("concat_ws", Growth::Separated),
     ("repeat", Growth::Repeated),
     ("lpad", Growth::Padded),
     ("rpad", Growth::Padded),
@@ -160,6 +166,10 @@ impl Argument {
 
 /// What decides how much is made.
 enum Sizes {
+    Joined {
+        separator: Option<Argument>,
+        parts: Vec<Argument>,
+    },
     Repeated {
         text: Argument,
         times: Argument,
@@ -189,7 +199,13 @@ enum Step {
 impl Sizes {
     /// `None` if the arguments are not those that the function takes, which it says itself.
     fn new(growth: Growth, args: &[ColumnarValue]) -> Result<Option<Self>> {
+        let joined = |separator, parts: &[ColumnarValue]| {
+            let parts = parts.iter().map(Argument::new).collect::<Result<_>>()?;
+            Ok::<_, DataFusionError>(Self::Joined { separator, parts })
+        };
         Ok(Some(match (growth, args) {
+            (Growth::Joined, parts) => joined(None, parts)?,
+            (Growth::Separated, [separator, parts @ ..]) => joined(Some(Argument::new(separator)?), parts)?,
             (Growth::Repeated, [text, times, ..]) => {
                 Self::Repeated { text: Argument::new(text)?, times: Argument::number(times)? }
             }
@@ -228,6 +244,12 @@ impl Sizes {
     fn known(&self, row: usize) -> Option<u128> {
         let count = |argument: &Argument| Some(argument.count(row)?.max(0) as u128);
         Some(match self {
+            Self::Joined { separator, parts } => {
+                let between =
+                    separator.as_ref().and_then(|separator| separator.text(row)).map_or(0, str::len);
+                let parts = parts.iter().filter_map(|part| part.text(row));
+                parts.map(|part| part.len() as u128 + between as u128).sum()
+            }
             Self::Repeated { text, times } => text.text(row)?.len() as u128 * count(times)?,
             Self::Counted { count: argument, each } => count(argument)? * each,
             Self::Replaced { text, from, to } => {
