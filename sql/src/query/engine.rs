@@ -22,6 +22,7 @@ use super::memory::{AllMemory, SpillFiles, SpillOptions};
 use super::not_in::ExactNotIn;
 use super::optimizing::Optimizing;
 use super::outer_joins::OptionalSides;
+use super::pushdown::fenced;
 use super::types::EngineTypes;
 use crate::dialect::Texts;
 use crate::dml::Turns;
@@ -88,7 +89,7 @@ impl QueryEngine {
             .build_arc()?;
         let types = Arc::new(EngineTypes);
         let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(OptionalSides)];
-        rules.extend(PhysicalOptimizer::new().rules);
+        rules.extend(fenced(PhysicalOptimizer::new().rules));
         rules.push(Arc::new(BoundedOperators));
         let mut state = SessionStateBuilder::new()
             .with_session_id("kalamdb".into())

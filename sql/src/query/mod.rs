@@ -31,6 +31,7 @@ mod output;
 mod place;
 mod point;
 mod prepared;
+mod pushdown;
 mod system_columns;
 mod types;
 
