@@ -37,6 +37,8 @@ pub(crate) enum Passing {
     Compact,
     /// The same, and counted here until the last is gone: for those who keep batches and do not count them.
     Held,
+    /// As they are. As with all of these, no filter passes down: for the time in which filters are pushed down.
+    Fenced,
 }
 
 /// See the [module](self).
@@ -50,6 +52,11 @@ impl PassingExec {
     /// Lets the rows of `input` pass.
     pub(crate) fn new(input: Arc<dyn ExecutionPlan>, passing: Passing) -> Self {
         Self { input, passing }
+    }
+
+    /// What is behind it, if it is there to keep filters from it.
+    pub(crate) fn fenced(&self) -> Option<&Arc<dyn ExecutionPlan>> {
+        matches!(self.passing, Passing::Fenced).then_some(&self.input)
     }
 }
 
@@ -66,6 +73,7 @@ impl ExecutionPlan for PassingExec {
             Passing::Timed(_) => "TimingExec",
             Passing::Compact => "CompactExec",
             Passing::Held => "HoldingExec",
+            Passing::Fenced => "FencingExec",
         }
     }
 
@@ -110,6 +118,7 @@ impl ExecutionPlan for PassingExec {
             Passing::Timed(pace) => pace.clone().timed(partition, rows),
             Passing::Compact => compact(rows, &context),
             Passing::Held => held(compact(rows, &context), &context),
+            Passing::Fenced => rows,
         })
     }
 

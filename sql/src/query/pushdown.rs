@@ -2,22 +2,21 @@
 //!
 //! It finds a filter's columns in the input of a node by their names alone, and takes the first that has it. The rows of a
 //! join have two of a name as soon as both tables have an `id`: a filter on one of them was applied to the other, and rows
-//! were missing or too many. While filters are pushed down, a [`Fence`] stands above every node whose columns share
+//! were missing or too many. While filters are pushed down, a fence ([`Passing::Fenced`]) stands above every node whose columns share
 //! names. It takes no filter; those that were not pushed down stay where they are, which costs time and no rows.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::sync::Arc;
 
 use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+
+use crate::plan::{Passing, PassingExec};
 
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
@@ -45,7 +44,7 @@ impl PhysicalOptimizerRule for FencedPushdown {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = plan.transform_up(|node| {
             Ok(match shares_names(&node) {
-                true => Transformed::yes(Arc::new(Fence(node)) as _),
+                true => Transformed::yes(Arc::new(PassingExec::new(node, Passing::Fenced)) as _),
                 false => Transformed::no(node),
             })
         });
@@ -64,7 +63,7 @@ fn shares_names(node: &Arc<dyn ExecutionPlan>) -> bool {
 }
 
 fn without_fences(node: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    if let Some(Fence(fenced)) = node.downcast_ref::<Fence>() {
+    if let Some(fenced) = node.downcast_ref::<PassingExec>().and_then(PassingExec::fenced) {
         return without_fences(fenced);
     }
     let children = node.children();
@@ -74,58 +73,4 @@ fn without_fences(node: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan
     }
     // A fence has the properties of what is behind it. Computed anew, nodes would lose filters that leaves hold by now.
     node.clone().replace_children(free, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep))
-}
-
-/// See the [module](self).
-#[derive(Debug)]
-struct Fence(Arc<dyn ExecutionPlan>);
-
-impl DisplayAs for Fence {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl ExecutionPlan for Fence {
-    fn name(&self) -> &'static str {
-        "Fence"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.0.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.0]
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self(children.swap_remove(0))))
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        self.0.execute(partition, context)
-    }
 }
