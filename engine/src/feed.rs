@@ -139,12 +139,23 @@ impl Hub {
         if position < ring.complete_after {
             return Err(());
         }
-        let at = ring.commits.partition_point(|(_, commit)| commit.seq <= position);
-        Ok(ring.commits.get(at).map(|(_, commit)| commit.clone()))
+        Ok(ring.after(position))
     }
 }
 
 impl Ring {
+    /// The first commit after `position`. Mostly that is the last one, or there is none: a search would look at commits all
+    /// over the memory that they take.
+    fn after(&self, position: Seq) -> Option<Arc<Commit>> {
+        let mut newest = self.commits.iter().rev().map(|(_, commit)| commit);
+        let last = newest.next().filter(|last| last.seq > position)?;
+        if newest.next().is_none_or(|before| before.seq <= position) {
+            return Some(last.clone());
+        }
+        let at = self.commits.partition_point(|(_, commit)| commit.seq <= position);
+        self.commits.get(at).map(|(_, commit)| commit.clone())
+    }
+
     fn push(&mut self, commit: Arc<Commit>) {
         let bytes = commit.bytes();
         self.bytes += bytes;
