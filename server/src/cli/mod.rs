@@ -42,9 +42,9 @@ enum Command {
     /// Stream a file of rows into a table of a server.
     Import(import::ImportArgs),
     /// Verify the files of a data directory while no server uses it.
-    Check(check::CheckArgs),
+    Check(check::OfflineArgs),
     /// Rebuild what can be rebuilt in a data directory while no server uses it.
-    Repair(check::RepairArgs),
+    Repair(check::OfflineArgs),
     /// Show the version, the commit and the file formats.
     Version,
 }
