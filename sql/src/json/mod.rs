@@ -51,12 +51,6 @@ impl RowEncoder {
         }
     }
 
-    /// Appends one row.
-    pub fn encode_row(&self, batch: &RecordBatch, row: usize, out: &mut Vec<u8>) {
-        let cells = self.cells(batch);
-        self.write(&cells, row, out);
-    }
-
     /// Appends all rows of a batch, separated by commas, without brackets around them.
     pub fn encode_rows(&self, batch: &RecordBatch, out: &mut Vec<u8>) {
         self.encode_separated(batch, b",", out);
@@ -64,30 +58,51 @@ impl RowEncoder {
 
     /// Appends all rows of a batch with `separator` between them.
     pub fn encode_separated(&self, batch: &RecordBatch, separator: &[u8], out: &mut Vec<u8>) {
-        let cells = self.cells(batch);
-        for row in 0..batch.num_rows() {
-            if row > 0 {
-                out.extend_from_slice(separator);
-            }
-            self.write(&cells, row, out);
-        }
+        self.of(batch).write_until(separator, usize::MAX, out);
     }
 
-    fn cells<'a>(&self, batch: &'a RecordBatch) -> Vec<Cell<'a>> {
-        batch.columns().iter().zip(&self.json).map(|(column, json)| Cell::new(column, *json)).collect()
+    /// Prepares a batch, whose rows are then written one by one.
+    pub(crate) fn of<'a>(&'a self, batch: &'a RecordBatch) -> Rows<'a> {
+        let cells = batch.columns().iter().zip(&self.json).map(|(column, json)| Cell::new(column, *json));
+        Rows { encoder: self, cells: cells.collect(), count: batch.num_rows() }
     }
+}
 
-    fn write(&self, cells: &[Cell<'_>], row: usize, out: &mut Vec<u8>) {
-        let (open, close) = match self.format {
+/// The rows of a batch, whose columns are downcast.
+pub(crate) struct Rows<'a> {
+    encoder: &'a RowEncoder,
+    cells: Vec<Cell<'a>>,
+    count: usize,
+}
+
+impl Rows<'_> {
+    /// Appends one row.
+    pub(crate) fn write(&self, row: usize, out: &mut Vec<u8>) {
+        let (open, close) = match self.encoder.format {
             RowFormat::Objects => (b'{', b'}'),
             RowFormat::Arrays => (b'[', b']'),
         };
         out.push(open);
-        for (cell, prefix) in cells.iter().zip(&self.prefixes) {
+        for (cell, prefix) in self.cells.iter().zip(&self.encoder.prefixes) {
             out.extend_from_slice(prefix);
             cell.write(row, out);
         }
         out.push(close);
+    }
+
+    /// Appends rows from the first on, with `separator` between them, until `out` has `bytes` bytes; at least one, if there
+    /// is one. Returns how many.
+    pub(crate) fn write_until(&self, separator: &[u8], bytes: usize, out: &mut Vec<u8>) -> usize {
+        for row in 0..self.count {
+            if row > 0 {
+                if out.len() >= bytes {
+                    return row;
+                }
+                out.extend_from_slice(separator);
+            }
+            self.write(row, out);
+        }
+        self.count
     }
 }
 

@@ -43,9 +43,34 @@ fn objects_and_arrays_have_the_same_values() {
     };
     assert_eq!(encode(RowFormat::Objects), r#"{"id":1,"te\"xt":"Hello"},{"id":2,"te\"xt":null}"#);
     assert_eq!(encode(RowFormat::Arrays), r#"[1,"Hello"],[2,null]"#);
+}
+
+#[test]
+fn rows_are_written_one_by_one_and_up_to_a_size() {
+    let batch = batch(vec![(
+        Field::new("id", ArrowType::Int64, false),
+        Arc::new(Int64Array::from(vec![1, 2, 3])) as ArrayRef,
+    )]);
+    let encoder = RowEncoder::new(&batch.schema(), RowFormat::Arrays);
+    let rows = encoder.of(&batch);
     let mut row = Vec::new();
-    RowEncoder::new(&batch.schema(), RowFormat::Arrays).encode_row(&batch, 1, &mut row);
-    assert_eq!(row, b"[2,null]");
+    rows.write(1, &mut row);
+    assert_eq!(row, b"[2]");
+    for (bytes, expected) in [(0, "[1]"), (3, "[1]"), (4, "[1],[2]"), (100, "[1],[2],[3]")] {
+        let mut out = Vec::new();
+        let written = rows.write_until(b",", bytes, &mut out);
+        assert_eq!((String::from_utf8(out).unwrap().as_str(), written), (expected, expected.len() / 4 + 1));
+    }
+}
+
+#[test]
+fn texts_are_escaped_wherever_they_have_to_be() {
+    for byte in 0..=0x7f_u8 {
+        for text in [String::from(byte as char), format!("before{}after, é", byte as char)] {
+            let array = StringViewArray::from(vec![text.as_str()]);
+            assert_eq!(plain(array), format!("[{}]", serde_json::to_string(&text).unwrap()), "{byte}");
+        }
+    }
 }
 
 #[test]

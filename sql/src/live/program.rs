@@ -251,14 +251,15 @@ impl Program {
         let mut old_rows = Vec::new();
         let mut rows = 0;
         for (old, new) in pairs {
-            for row in 0..new.num_rows() {
+            let (old, new, count) = (self.encoder.of(old), self.encoder.of(new), new.num_rows());
+            for row in 0..count {
                 let (old_start, new_start) = (old_rows.len(), rest.len());
                 if rows > 0 {
                     old_rows.push(b',');
                     rest.push(b',');
                 }
-                self.encoder.encode_row(old, row, &mut old_rows);
-                self.encoder.encode_row(new, row, &mut rest);
+                old.write(row, &mut old_rows);
+                new.write(row, &mut rest);
                 if old_rows[old_start..] == rest[new_start..] {
                     old_rows.truncate(old_start);
                     rest.truncate(new_start);

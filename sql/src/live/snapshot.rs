@@ -112,20 +112,22 @@ impl Rows {
         let Some(encoder) = &self.encoder else { return Ok(None) };
         let mut out = Vec::new();
         let mut rows = 0;
-        while let Some(batch) = self.batches.front() {
-            while self.offset < batch.num_rows() && rows < MAX_ROWS && out.len() < MAX_BYTES {
-                if rows > 0 {
-                    out.push(b',');
-                }
-                encoder.encode_row(batch, self.offset, &mut out);
-                self.offset += 1;
-                rows += 1;
+        while let Some(batch) = self.batches.front()
+            && rows < MAX_ROWS
+            && out.len() < MAX_BYTES
+        {
+            let left = batch.slice(self.offset, batch.num_rows() - self.offset);
+            let part = left.slice(0, left.num_rows().min(MAX_ROWS - rows));
+            if rows > 0 && part.num_rows() > 0 {
+                out.push(b',');
             }
-            if self.offset < batch.num_rows() {
-                break;
+            let written = encoder.of(&part).write_until(b",", MAX_BYTES, &mut out);
+            rows += written;
+            self.offset += written;
+            if written == left.num_rows() {
+                self.batches.pop_front();
+                self.offset = 0;
             }
-            self.batches.pop_front();
-            self.offset = 0;
         }
         Ok((rows > 0).then_some(out))
     }

@@ -57,11 +57,10 @@ impl Db {
                 done.rows.clear();
                 while let Some(batch) = rows.stream.next().await {
                     let batch = batch?;
-                    for row in 0..batch.num_rows() {
-                        let mut out = Vec::new();
-                        encoder.encode_row(&batch, row, &mut out);
-                        done.rows.push(serde_json::from_slice(&out).unwrap());
-                    }
+                    let mut lines = Vec::new();
+                    encoder.encode_separated(&batch, b"\n", &mut lines);
+                    let rows = serde_json::Deserializer::from_slice(&lines).into_iter();
+                    done.rows.extend(rows.map(Result::unwrap));
                 }
             }
         }

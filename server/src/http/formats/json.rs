@@ -3,12 +3,10 @@
 use std::io::Write;
 use std::time::Instant;
 
-use arrow::array::RecordBatch;
-use futures::StreamExt;
-use futures::stream::BoxStream;
 use kalamdb_sql::{ColumnInfo, Error, Outcome, ParsedStatement, RowEncoder, RowFormat, RowSet, Session};
 use serde_json::Value;
 
+use super::parts::Parts;
 use crate::http::produce::{Failure, Produce, Step};
 
 /// Runs statements and writes the JSON answer.
@@ -25,7 +23,7 @@ pub(crate) struct JsonRun {
 
 /// A result that is being written.
 struct OpenResult {
-    rows: BoxStream<'static, Result<RecordBatch, Error>>,
+    rows: Parts,
     encoder: RowEncoder,
     row_count: usize,
     tail: Tail,
@@ -66,7 +64,7 @@ impl JsonRun {
         };
         write_head(&columns, out);
         let encoder = RowEncoder::new(&schema, self.layout);
-        self.open = Some(OpenResult { rows: stream, encoder, row_count: 0, tail });
+        self.open = Some(OpenResult { rows: Parts::few(stream), encoder, row_count: 0, tail });
         Ok(Step::Inside)
     }
 }
@@ -106,7 +104,7 @@ impl Produce for JsonRun {
 impl OpenResult {
     async fn step(&mut self, out: &mut Vec<u8>) -> Result<Step, Error> {
         match self.rows.next().await.transpose()? {
-            Some(batch) if batch.num_rows() > 0 => {
+            Some(batch) => {
                 if self.row_count > 0 {
                     out.push(b',');
                 }
@@ -114,7 +112,6 @@ impl OpenResult {
                 self.row_count += batch.num_rows();
                 Ok(Step::Inside)
             }
-            Some(_) => Ok(Step::Inside),
             None => {
                 self.tail.write(self.row_count, out);
                 Ok(Step::Result)

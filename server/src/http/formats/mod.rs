@@ -3,6 +3,7 @@
 pub(crate) mod arrow;
 pub(crate) mod csv;
 pub(crate) mod json;
+mod parts;
 pub(crate) mod table;
 
 use axum::http::HeaderValue;

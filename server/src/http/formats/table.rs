@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::Format;
 use super::arrow::ArrowWriter;
 use super::csv::CsvWriter;
+use super::parts::Parts;
 use crate::http::produce::{Failure, Produce, Step};
 
 /// Runs statements and writes the last one's rows.
@@ -23,7 +24,7 @@ pub(crate) struct TableRun {
     layout: RowFormat,
     format: Format,
     begun: usize,
-    open: Option<(BoxStream<'static, Result<RecordBatch, Error>>, Writer)>,
+    open: Option<(Parts, Writer)>,
 }
 
 enum Writer {
@@ -58,7 +59,12 @@ impl TableRun {
         }
         let (schema, rows) = rows_of(outcome)?;
         let writer = Writer::new(self.format, self.layout, &schema, out)?;
-        self.open = Some((rows, writer));
+        let parts = match self.format {
+            // Whoever reads batches wants them large.
+            Format::Arrow => Parts::whole(rows),
+            _ => Parts::few(rows),
+        };
+        self.open = Some((parts, writer));
         Ok(Step::Inside)
     }
 }
@@ -135,10 +141,8 @@ impl Writer {
     fn write(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), Error> {
         match self {
             Self::Ndjson(encoder) => {
-                if batch.num_rows() > 0 {
-                    encoder.encode_separated(batch, b"\n", out);
-                    out.push(b'\n');
-                }
+                encoder.encode_separated(batch, b"\n", out);
+                out.push(b'\n');
                 Ok(())
             }
             Self::Csv(writer) => writer.write(batch, out),
