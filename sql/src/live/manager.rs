@@ -3,7 +3,7 @@
 //! Connecting, disconnecting and killing are one operation each. A connection is known here from before its feed is
 //! handed out until the moment the feed is dropped; nothing else keeps it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -52,7 +52,8 @@ pub(crate) struct Shared {
 
 #[derive(Debug, Default)]
 struct Registry {
-    connections: HashMap<u64, Arc<Entry>>,
+    /// By number, and so by age.
+    connections: BTreeMap<u64, Arc<Entry>>,
     /// Where each subscription is.
     live_ids: HashMap<String, (Arc<Entry>, usize)>,
 }
@@ -217,13 +218,11 @@ impl LiveQueryManager {
             self.shared.registry.lock().connections.values().filter(asked).cloned().collect();
         let mut listed = Vec::with_capacity(connections.len());
         for entry in &connections {
-            let cursor = entry.outbox.idle_cursor(delivered);
-            let live = entry.outbox.is_live();
+            let (cursor, live) = entry.outbox.place(delivered);
             let open =
                 entry.open().map(|(index, _)| Listed::new(entry.clone(), index, live, cursor, visible));
             listed.extend(open);
         }
-        listed.sort_by_key(Listed::age);
         listed
     }
 

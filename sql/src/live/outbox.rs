@@ -85,11 +85,6 @@ impl Outbox {
         self.state.lock().cursor = cursor;
     }
 
-    /// True if events come from the queue.
-    pub(crate) fn is_live(&self) -> bool {
-        matches!(self.state.lock().mode, Mode::Live(_))
-    }
-
     /// True if the connection reads commits itself, and the evaluator's are not for it.
     pub(crate) fn is_catching_up(&self) -> bool {
         self.state.lock().mode == Mode::CatchingUp
@@ -225,11 +220,17 @@ impl Outbox {
     /// The cursor of a connection that has nothing waiting, given that the evaluator has handed over every commit up to
     /// `delivered` before this call.
     pub(crate) fn idle_cursor(&self, delivered: Seq) -> Cursor {
+        self.place(delivered).0
+    }
+
+    /// The same, and whether events come from the queue.
+    pub(crate) fn place(&self, delivered: Seq) -> (Cursor, bool) {
         let mut state = self.state.lock();
-        if matches!(state.mode, Mode::Live(_)) {
+        let live = matches!(state.mode, Mode::Live(_));
+        if live {
             state.advance(delivered);
         }
-        state.cursor
+        (state.cursor, live)
     }
 }
 
@@ -305,7 +306,7 @@ mod tests {
         }
         assert!(matches!(outbox.next().await, Next::FellBack));
         assert_eq!(outbox.cursor().to_string(), "2.1");
-        assert!(!outbox.is_live());
+        assert!(!outbox.place(9).1);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! What is known of a subscription while it runs, for `system.live_queries`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,11 +23,6 @@ pub(crate) struct Listed {
 impl Listed {
     pub(crate) fn new(entry: Arc<Entry>, index: usize, live: bool, cursor: Cursor, visible: Seq) -> Self {
         Self { entry, index, live, cursor, visible }
-    }
-
-    /// The order in which they began.
-    pub(crate) fn age(&self) -> (i64, u64, usize) {
-        (self.entry.created_at, self.entry.number, self.index)
     }
 
     pub(crate) fn entry(&self) -> &Entry {
@@ -52,10 +48,13 @@ impl Listed {
     }
 
     /// What it was asked for beside its query, a JSON object.
-    pub(crate) fn options(&self) -> String {
+    pub(crate) fn options(&self) -> Cow<'static, str> {
         let subscription = self.subscription();
-        let last_rows = subscription.last_rows.map_or_else(|| "null".to_owned(), |rows| rows.to_string());
-        format!("{{\"last_rows\":{last_rows},\"snapshot\":{}}}", subscription.snapshot)
+        match (subscription.last_rows, subscription.snapshot) {
+            (None, true) => r#"{"last_rows":null,"snapshot":true}"#.into(),
+            (None, false) => r#"{"last_rows":null,"snapshot":false}"#.into(),
+            (Some(rows), snapshot) => format!(r#"{{"last_rows":{rows},"snapshot":{snapshot}}}"#).into(),
+        }
     }
 
     /// When the last event went out, microseconds since the epoch; when it began, if there was none.

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use arrow::array::{
     ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringViewArray, TimestampMicrosecondArray,
 };
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use kalamdb_engine::DataType::{BigInt, Json, Text, Timestamp};
@@ -16,6 +17,9 @@ use crate::error::Result;
 use crate::grid;
 use crate::live::Listed;
 use crate::statement::StatementContext;
+
+/// How many subscriptions are looked at for one column after another: as many as stay in a processor's cache.
+const PART: usize = 256;
 
 /// `system.live_queries`: a plain user sees its own.
 #[derive(Debug)]
@@ -68,9 +72,13 @@ impl ComputedTable for LiveQueries {
         let listed = ctx.instance.live().list(user);
         let node = ctx.instance.database().config().node_id.to_string();
         let schema = Arc::new(self.schema().project(wanted)?);
-        let columns = schema.fields().iter().map(|field| column(field.name(), &listed, &node)).collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(listed.len()));
-        Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
+        let batch = |part: &[Listed]| {
+            let columns = schema.fields().iter().map(|field| column(field.name(), part, &node)).collect();
+            let options = RecordBatchOptions::new().with_row_count(Some(part.len()));
+            RecordBatch::try_new_with_options(schema.clone(), columns, &options)
+        };
+        let parts: Vec<RecordBatch> = listed.chunks(PART).map(batch).collect::<Result<_, _>>()?;
+        Ok(concat_batches(&schema, &parts)?)
     }
 }
 
