@@ -54,14 +54,17 @@ impl Aside {
 }
 
 async fn run<P: Produce>(mut work: P, pieces: mpsc::Sender<Piece>) {
+    let mut room = 0;
     loop {
-        let mut piece = Vec::new();
+        // Pieces are about as large as the one before, if that had no row of an unusual size.
+        let mut piece = Vec::with_capacity(room.min(4 * PIECE));
         let step = loop {
             match work.step(&mut piece).await {
                 Ok(Step::Inside) if piece.len() < PIECE => {}
                 other => break other,
             }
         };
+        room = piece.len();
         let last = matches!(step, Ok(Step::End) | Err(_));
         if pieces.send((piece, step)).await.is_err() || last {
             return;
@@ -85,7 +88,11 @@ impl Produce for Aside {
     async fn step(&mut self, out: &mut Vec<u8>) -> Result<Step, Failure> {
         match self.pieces.recv().await {
             Some((piece, step)) => {
-                out.extend_from_slice(&piece);
+                if out.is_empty() {
+                    *out = piece;
+                } else {
+                    out.extend_from_slice(&piece);
+                }
                 step
             }
             None => Err(self.failure().await),

@@ -95,7 +95,7 @@ fn streamed<P: Produce>(app: Shared, work: P, head: Vec<u8>, turn: OwnedSemaphor
         let app = app.clone();
         async move {
             let Some((mut work, turn)) = state else { return Ok(None) };
-            let mut frame = Vec::with_capacity(FRAME);
+            let mut frame = Vec::new();
             while frame.len() < FRAME {
                 let step = tokio::select! {
                     biased;

@@ -2,6 +2,8 @@
 //!
 //! Years outside 0000 to 9999 are written with a sign and at least five digits, as RFC 3339's own extension has it.
 
+use std::io::Write as _;
+
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const SECONDS_PER_DAY: i64 = 86_400;
 
@@ -18,27 +20,26 @@ pub(crate) fn write_timestamp(micros: i64, out: &mut Vec<u8>) {
 pub(super) fn write_date(days: i64, out: &mut Vec<u8>) {
     let (year, month, day) = civil_from_days(days);
     if (0..=9999).contains(&year) {
-        digits(year.unsigned_abs(), 4, out);
+        digits::<4>(year.unsigned_abs(), out);
     } else {
-        out.push(if year < 0 { b'-' } else { b'+' });
-        digits(year.unsigned_abs(), 5, out);
+        write!(out, "{year:+06}").expect("writing to a Vec cannot fail");
     }
     out.push(b'-');
-    digits(month, 2, out);
+    digits::<2>(month, out);
     out.push(b'-');
-    digits(day, 2, out);
+    digits::<2>(day, out);
 }
 
 /// Appends `12:34:56.000000` for microseconds since midnight.
 pub(super) fn write_time_of_day(micros: i64, out: &mut Vec<u8>) {
     let seconds = micros.div_euclid(MICROS_PER_SECOND).unsigned_abs();
-    digits(seconds / 3_600, 2, out);
+    digits::<2>(seconds / 3_600, out);
     out.push(b':');
-    digits(seconds / 60 % 60, 2, out);
+    digits::<2>(seconds / 60 % 60, out);
     out.push(b':');
-    digits(seconds % 60, 2, out);
+    digits::<2>(seconds % 60, out);
     out.push(b'.');
-    digits(micros.rem_euclid(MICROS_PER_SECOND).unsigned_abs(), 6, out);
+    digits::<6>(micros.rem_euclid(MICROS_PER_SECOND).unsigned_abs(), out);
 }
 
 /// Days since 1970-01-01 as year, month and day of the proleptic Gregorian calendar (Howard Hinnant's algorithm).
@@ -55,17 +56,15 @@ fn civil_from_days(days: i64) -> (i64, u64, u64) {
     (year, month.unsigned_abs(), day.unsigned_abs())
 }
 
-/// Appends a number with at least `width` digits, of which there are at most 20. By hand: there are four to seven of these in
-/// a timestamp, and the formatter of the language takes longer than the rest of a row.
-fn digits(mut value: u64, width: usize, out: &mut Vec<u8>) {
-    let mut text = [b'0'; 20];
-    let mut begin = text.len();
-    while value > 0 {
-        begin -= 1;
-        text[begin] += (value % 10) as u8;
+/// Appends a number of at most `N` digits. By hand, and of a length that the compiler knows: a timestamp has seven of these, and
+/// the formatter of the language takes longer for one than the rest of a row does.
+fn digits<const N: usize>(mut value: u64, out: &mut Vec<u8>) {
+    let mut text = [b'0'; N];
+    for digit in text.iter_mut().rev() {
+        *digit += (value % 10) as u8;
         value /= 10;
     }
-    out.extend_from_slice(&text[begin.min(text.len() - width)..]);
+    out.extend_from_slice(&text);
 }
 
 #[cfg(test)]
@@ -85,6 +84,8 @@ mod tests {
         assert_eq!(timestamp(1_709_210_096_123_456), "2024-02-29T12:34:56.123456Z");
         assert_eq!(timestamp(253_402_300_799_999_999), "9999-12-31T23:59:59.999999Z");
         assert_eq!(timestamp(253_402_300_800_000_000), "+10000-01-01T00:00:00.000000Z");
+        assert_eq!(timestamp(-62_198_755_200_000_000), "-00001-01-01T00:00:00.000000Z");
+        assert_eq!(timestamp(i64::MAX), "+294247-01-10T04:00:54.775807Z");
     }
 
     #[test]
