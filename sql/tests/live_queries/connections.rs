@@ -108,6 +108,28 @@ async fn subscriptions_are_listed_at_once_and_gone_with_the_feed() {
     assert_eq!(db.run("SELECT * FROM system.live_queries").await.rows, Vec::<serde_json::Value>::new());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_subscriptions_are_listed_the_oldest_first_however_many_there_are() {
+    let db = Db::open().await;
+    table(&db).await;
+    let (mut feeds, mut expected) = (Vec::new(), Vec::new());
+    for feed in 0..23 {
+        let mut request = request(&["SELECT id FROM app.t"; 100]);
+        for (n, subscription) in request.subscriptions.iter_mut().enumerate() {
+            let name = format!("feed {feed}, query {n}");
+            expected
+                .push(json!({"subscription_id": name, "options": {"last_rows": n, "snapshot": n % 2 == 0}}));
+            subscription.id = Some(name);
+            (subscription.last_rows, subscription.snapshot) = (Some(n as u64), n % 2 == 0);
+        }
+        feeds.push(db.request(request).await.unwrap());
+    }
+    let sql = "SELECT subscription_id, options FROM system.live_queries";
+    assert_eq!(db.run(sql).await.rows, expected);
+    feeds.pop();
+    assert_eq!(db.run(sql).await.rows, expected[..2_200]);
+}
+
 #[tokio::test]
 async fn kill_ends_one_subscription_and_leaves_the_rest() {
     let db = Db::open().await;
