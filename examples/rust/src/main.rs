@@ -4,7 +4,8 @@ use futures::StreamExt;
 #[tokio::main]
 async fn main() {
     let server = std::env::args().nth(1).unwrap_or_else(|| "http://127.0.0.1:8080".into());
-    let body = serde_json::json!({"subscriptions": [{"id": "m", "sql": "SELECT id, content FROM app.messages"}]});
+    let body =
+        serde_json::json!({"subscriptions": [{"id": "m", "sql": "SELECT id, content FROM app.messages"}]});
     let client = reqwest::Client::new();
     let mut last_id = String::new();
     loop {
