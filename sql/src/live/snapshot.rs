@@ -116,15 +116,15 @@ impl Rows {
             && rows < MAX_ROWS
             && out.len() < MAX_BYTES
         {
-            let left = batch.slice(self.offset, batch.num_rows() - self.offset);
-            let part = left.slice(0, left.num_rows().min(MAX_ROWS - rows));
+            let left = batch.num_rows() - self.offset;
+            let part = batch.slice(self.offset, left.min(MAX_ROWS - rows));
             if rows > 0 && part.num_rows() > 0 {
                 out.push(b',');
             }
             let written = encoder.of(&part).write_until(b",", MAX_BYTES, &mut out);
             rows += written;
             self.offset += written;
-            if written == left.num_rows() {
+            if written == left {
                 self.batches.pop_front();
                 self.offset = 0;
             }
